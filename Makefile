@@ -1,0 +1,21 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+.PHONY: help setup demo test lint schema constraints
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## create .venv with everything (done by every other target, too)
+	@python3 scripts/bootstrap.py
+
+lint: setup  ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
+
+test: setup lint  ## everything: lint, core, contracts, a real Airflow end to end
+	@$(PY) -m pytest
+
+constraints: setup  ## pin again what requirements-dev.txt names
+	@.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url requirements-dev.txt -o constraints.txt

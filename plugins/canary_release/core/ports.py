@@ -1,0 +1,54 @@
+"""What the control part needs from the outside, as small protocols; hooks implement them.
+
+An ability that only some load balancers have is a protocol of its own, never a stub.
+"""
+
+from decimal import Decimal
+from typing import Protocol, runtime_checkable
+
+from canary_release.core.values import Cursor, Weights, Window
+
+
+class Clock(Protocol):
+    """Wall-clock time and waiting, replaceable in tests."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class LoadBalancer(Protocol):
+    """Something that splits traffic between two backends.
+
+    ``finest_step`` is the smallest share in percent that it can set exactly; a weight that is no multiple of it is
+    refused, never rounded.
+    """
+
+    finest_step: Decimal
+
+    def get_weights(self) -> Weights:
+        """What the load balancer itself says now. Raises LoadBalancerError."""
+
+    def set_weights(self, weights: Weights) -> None:
+        """Ask for these absolute weights, both sides at once where the API can. Raises LoadBalancerError.
+
+        Returning does not mean that they are in force: the caller reads back.
+        """
+
+
+class MetricSource(Protocol):
+    """Something that counts requests, errors and latency for both sides."""
+
+    def read(self, cursor: Cursor | None) -> tuple[list[Window], Cursor]:
+        """Counts since ``cursor``, and the cursor to go on from. Raises MetricSourceError.
+
+        With ``None`` it takes a baseline: no windows, only a cursor.
+        """
+
+
+@runtime_checkable
+class RemembersHistory(Protocol):
+    """A metric source that can be asked about the past, from which noise is learned before a rollout starts."""
+
+    def history(self, start: float, end: float) -> list[Window]: ...
