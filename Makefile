@@ -9,6 +9,9 @@ help:  ## this list
 setup:  ## create .venv with everything (done by every other target, too)
 	@python3 scripts/bootstrap.py
 
+demo: setup  ## release a good and two bad versions on a real Airflow; CI=1 ends by itself
+	@PYTHONPATH=include:plugins $(PY) -m demo $(if $(CI),--ci)
+
 lint: setup  ## ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
@@ -16,6 +19,9 @@ lint: setup  ## ruff and mypy
 
 test: setup lint  ## everything: lint, core, contracts, a real Airflow end to end
 	@$(PY) -m pytest
+
+schema: setup  ## refresh include/release.schema.json from the model
+	@PYTHONPATH=plugins $(PY) -m canary_release.core.release_schema > .release.schema.new && mv .release.schema.new include/release.schema.json
 
 constraints: setup  ## pin again what requirements-dev.txt names
 	@.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url requirements-dev.txt -o constraints.txt

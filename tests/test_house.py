@@ -12,7 +12,7 @@ PACKAGE = PLUGINS / "canary_release"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
 
 # A part may import itself, what stands to its left, and the value types in core.
-ORDER = ["core", "ledger", "hooks", "control", "triggers", "sensors", "operators", "dag_factory", "ui", "cli"]
+ORDER = ["core", "ledger", "hooks", "control", "triggers", "operators", "sensors", "dag_factory", "ui", "cli"]
 PURE = {"pydantic", "numpy", "pandas", "yaml"}
 
 

@@ -2,6 +2,7 @@
 
     CanaryError
     ├── ReleaseFileError        the release file is wrong: file, line, key, what is allowed
+    ├── UnitError               a duration, percentage or limit cannot be read
     ├── FrameError              a table of windows is wrong: column, row, what is allowed
     ├── RefusedError            the rollout may not do this now (busy service, old fence, dry run, ...)
     ├── LoadBalancerError       the load balancer did not do or say what was asked
@@ -27,6 +28,10 @@ class ReleaseFileError(CanaryError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class UnitError(CanaryError, ValueError):
+    """A duration, percentage or limit that cannot be read; a ValueError too, so that pydantic collects it."""
 
 
 class FrameError(CanaryError):

@@ -1,0 +1,198 @@
+"""``canary …``: release files, rollouts and verdicts from a terminal or a CI job.
+
+Exit codes: 0 as asked, 1 something is wrong (said in one line a problem), 2 the call itself is wrong.
+Heavy modules (pandas, the ledger, Airflow's hooks) are imported by the command that needs them.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from canary_release.core.problems import CanaryError, ReleaseFileError
+from canary_release.core.release import Release
+
+_Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    run: _Command = arguments.run
+    try:
+        return run(arguments)
+    except ReleaseFileError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+    except CanaryError as error:
+        print(f"canary: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has gone; give Python somewhere to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("canary: stopped", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="canary", description="Canary releases of services behind load balancers.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    lint = _add(commands, "lint", _lint, "check release files; prints one problem a line")
+    lint.add_argument("files", nargs="+", metavar="FILE")
+
+    plan = _add(commands, "plan", _plan, "show what a release file would do")
+    plan.add_argument("file", metavar="FILE")
+    plan.add_argument("--profile", help="a profile of the file (default: standard)")
+    plan.add_argument("--steps", help="a part of its weights, for example 5,100")
+
+    status = _add(commands, "status", _status, "rollouts in progress and how each service stands")
+    status.add_argument("service", nargs="?", metavar="SERVICE")
+    status.add_argument("--json", action="store_true")
+
+    history = _add(commands, "history", _history, "a service's past rollouts, newest first")
+    history.add_argument("service", metavar="SERVICE")
+    history.add_argument("--limit", type=int, default=20)
+    history.add_argument("--json", action="store_true")
+
+    abort = _add(commands, "abort", _abort, "give all traffic back to the safe side, now")
+    abort.add_argument("service", metavar="SERVICE")
+    abort.add_argument("--reason", default="")
+
+    judge = _add(commands, "judge", _judge, "replay recorded windows; a line a window")
+    judge.add_argument("file", metavar="FILE")
+    judge.add_argument("--windows", required=True, metavar="CSV")
+    judge.add_argument("--history", metavar="CSV")
+    judge.add_argument("--json", action="store_true")
+    return parser
+
+
+def _add(commands: Any, name: str, run: _Command, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _lint(arguments: argparse.Namespace) -> int:
+    from canary_release.core.release_file import lint
+    from canary_release.hooks.registry import BACKENDS
+
+    wrong = 0
+    for name in arguments.files:
+        problems = lint(Path(name), source_name=name, backends=BACKENDS)
+        for problem in problems:
+            print(problem)
+        wrong += bool(problems)
+        if not problems:
+            print(f"{name}: ok")
+    return 1 if wrong else 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from canary_release.core.plan import make_plan, render_plan
+
+    release = _release(arguments.file)
+    print(render_plan(release, make_plan(release, profile=arguments.profile, steps=arguments.steps)))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from canary_release.control.real_desk import open_ledger
+
+    ledger = open_ledger()
+    known = list(ledger.services())
+    wanted = [arguments.service] if arguments.service else known
+    if arguments.service and arguments.service not in known:
+        print(f"canary: the ledger knows no service {arguments.service!r}; it knows: {', '.join(known) or 'none yet'}.")
+        return 1
+    rows = [_row(rollout) for name in wanted if (rollout := (ledger.active(name) or _latest(ledger, name)))]
+    return _show(rows, arguments.json, empty="no rollout has been started yet")
+
+
+def _latest(ledger: Any, service: str) -> Any:
+    return next(iter(ledger.history(service, limit=1)), None)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from canary_release.control.real_desk import open_ledger
+
+    rollouts = open_ledger().history(arguments.service, limit=arguments.limit)
+    return _show([_row(rollout) for rollout in rollouts], arguments.json, empty=f"no rollout of {arguments.service}")
+
+
+def _abort(arguments: argparse.Namespace) -> int:
+    import getpass
+
+    from canary_release.control.ending import abort
+    from canary_release.control.real_desk import open_desk
+
+    ended = abort(open_desk(), arguments.service, arguments.reason, actor=f"{getpass.getuser()} (terminal)")
+    print(ended.sentence)
+    if ended.written is not None:
+        print(f"the load balancer reads back: {ended.written.read_back} ({ended.written.seconds:.2f} s)")
+    return 0
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    from canary_release.core.replay import replay
+
+    release = _release(arguments.file)
+    history = _frame(arguments.history) if arguments.history else None
+    said = replay(release, _frame(arguments.windows), history)
+    for row in said.to_dict("records"):
+        if arguments.json:
+            print(json.dumps({str(key): value for key, value in row.items()}, allow_nan=False))
+        else:
+            print(f"{row['window']:>6}  {row['decision']:<9} {row['evidence']:>10.3g} : 1  {row['reason']}")
+    return 0
+
+
+def _frame(name: str) -> Any:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(name) if name.endswith(".parquet") else pd.read_csv(name)
+    except (OSError, ValueError, pd.errors.ParserError, ImportError) as error:
+        raise CanaryError(f"{name}: not a table of windows that can be read: {str(error).splitlines()[0]}") from error
+
+
+def _release(name: str) -> Release:
+    from canary_release.core.release_file import load_release
+    from canary_release.hooks.registry import BACKENDS
+
+    return load_release(Path(name), source_name=name, backends=BACKENDS)
+
+
+def _row(rollout: Any) -> dict[str, Any]:
+    return {
+        "service": rollout.service,
+        "rollout": rollout.id,
+        "version": f"{rollout.old_version} -> {rollout.version}",
+        "state": str(rollout.state),
+        "step": rollout.step + 1,
+        "started": datetime.fromtimestamp(rollout.started_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ"),
+        "by": rollout.started_by,
+        "why": rollout.outcome_reason,
+    }
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, *, empty: str) -> int:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        print(empty)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    Console(soft_wrap=False).print(table)
+    return 0

@@ -1,0 +1,71 @@
+"""What every act of the control part works with: the ledger, a clock, and the way to a release's hooks.
+
+Everything is handed in, so that the same code runs in a task, a trigger, the guardian, a terminal and a simulation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from canary_release.control.safe_writes import SafeWriter
+from canary_release.core.plan import Plan
+from canary_release.core.ports import Clock, LoadBalancer, MetricSource
+from canary_release.core.problems import RefusedError
+from canary_release.core.release import Release, Step
+from canary_release.ledger.records import Rollout
+from canary_release.ledger.store import Ledger
+
+
+@dataclass
+class Desk:
+    """balancer_of(release), source_of(release, stable, canary): make the hooks; read_release(text, name): parse a
+    frozen release file. Hooks are made once a release file and kept, since resolving a connection may be slow.
+    """
+
+    ledger: Ledger
+    clock: Clock
+    balancer_of: Callable[[Release], LoadBalancer]
+    source_of: Callable[[Release, str, str], MetricSource]
+    read_release: Callable[[str, str], Release]
+    _balancers: dict[str, LoadBalancer] = field(default_factory=dict)
+    _sources: dict[tuple[str, str], MetricSource] = field(default_factory=dict)
+    _releases: dict[str, Release] = field(default_factory=dict)
+
+    def release(self, rollout: Rollout) -> Release:
+        """The release file as it was when the rollout started."""
+        key = rollout.release_sha256
+        if key not in self._releases:
+            self._releases[key] = self.read_release(rollout.release_text, rollout.release_name)
+        return self._releases[key]
+
+    def balancer(self, release: Release) -> LoadBalancer:
+        if release.sha256 not in self._balancers:
+            self._balancers[release.sha256] = self.balancer_of(release)
+        return self._balancers[release.sha256]
+
+    def source(self, release: Release, *, stable: str, canary: str) -> MetricSource:
+        key = (release.sha256, canary)
+        if key not in self._sources:
+            self._sources[key] = self.source_of(release, stable, canary)
+        return self._sources[key]
+
+    def writer(self, release: Release, *, actor: str) -> SafeWriter:
+        return SafeWriter(self.ledger, self.balancer(release), self.clock, actor=actor)
+
+    def rollout_of_run(self, dag_id: str, run_id: str) -> Rollout:
+        """RefusedError when the run's start never got as far as the ledger."""
+        rollout = self.ledger.rollout_of_run(dag_id, run_id)
+        if rollout is None:
+            raise RefusedError(f"run {run_id} of {dag_id} has no rollout in the ledger: its start did not succeed.")
+        return rollout
+
+
+def plan_of(rollout: Rollout) -> Plan:
+    return Plan.from_json(rollout.plan)
+
+
+def step_of(rollout: Rollout, index: int) -> Step:
+    """The plan's weight step with this index. RefusedError when the frozen plan has no such step."""
+    steps = plan_of(rollout).weight_steps
+    if not 0 <= index < len(steps):
+        raise RefusedError(f"the plan of {rollout.id} has {len(steps)} steps; there is no step {index + 1}.")
+    return steps[index]

@@ -1,0 +1,126 @@
+"""Writing weights so that nothing is believed until the load balancer itself says it.
+
+A raise is authorised and recorded by the ledger before it happens. A lowering needs nobody's permission: it happens
+even when the ledger cannot be reached, and it is tried until the load balancer says that it is in force.
+"""
+
+import logging
+import random
+from dataclasses import dataclass
+
+from canary_release.core.ports import Clock, LoadBalancer
+from canary_release.core.problems import ConnectionSettingsError, LedgerError, LoadBalancerError
+from canary_release.core.values import FULL, NONE, Weights
+from canary_release.ledger.records import Rollout
+from canary_release.ledger.store import Ledger
+
+log = logging.getLogger(__name__)
+
+READ_BACK_SECONDS = 10.0
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+_FIRST_RETRY = 1.0
+_LONGEST_RETRY = 30.0
+
+
+@dataclass(frozen=True)
+class Written:
+    """A write that the load balancer confirmed. seconds: from asking to the equal read-back."""
+
+    asked: Weights
+    read_back: Weights
+    seconds: float
+    at: float
+    attempts: int = 1
+
+
+class SafeWriter:
+    """Writes the weights of one service, for one actor (a task, a trigger, the guardian, a person)."""
+
+    def __init__(self, ledger: Ledger, balancer: LoadBalancer, clock: Clock, *, actor: str) -> None:
+        self._ledger = ledger
+        self._balancer = balancer
+        self._clock = clock
+        self._actor = actor
+
+    def raise_weight(self, rollout: Rollout, *, step: int, weights: Weights, why: str, lease_until: float) -> Written:
+        """Raise the canary's weight for a step. RefusedError before, LoadBalancerError during or after the write."""
+        intent = self._ledger.intend_raise(
+            rollout,
+            step=step,
+            weights=weights,
+            why=why,
+            actor=self._actor,
+            at=self._clock.now(),
+            lease_until=lease_until,
+        )
+        written = self._write_and_confirm(weights)
+        self._observed(intent, written)
+        return written
+
+    def to_safe_side(
+        self, service: str, rollout: Rollout | None, *, safe: str, other: str, why: str, patience: float | None
+    ) -> Written:
+        """Give everything to ``safe`` and see it in force.
+
+        patience: seconds to keep trying; None means for ever. Raises LoadBalancerError when it runs out.
+        """
+        weights = Weights({safe: FULL, other: NONE})
+        intent = self._intend_lower(service, rollout, weights, why)
+        began, attempts, pause = self._clock.now(), 0, _FIRST_RETRY
+        while True:
+            attempts += 1
+            try:
+                written = self._write_and_confirm(weights)
+            except (LoadBalancerError, ConnectionSettingsError) as error:
+                spent = self._clock.now() - began
+                if patience is not None and spent >= patience:
+                    raise
+                wait = random.uniform(pause / 2, pause)
+                log.error(
+                    "%s: NOT back on %s after %.0f s: %s; trying again in %.1f s", service, safe, spent, error, wait
+                )
+                self._clock.sleep(wait)
+                pause = min(pause * 2, _LONGEST_RETRY)
+                continue
+            done = Written(weights, written.read_back, self._clock.now() - began, written.at, attempts)
+            if intent is not None:
+                self._observed(intent, done)
+            return done
+
+    def confirm_way_back(self) -> Written:
+        """Write the weights that are in force once more and read them back: proof that a rollback can be written."""
+        return self._write_and_confirm(self._balancer.get_weights())
+
+    def _write_and_confirm(self, weights: Weights) -> Written:
+        began = self._clock.now()
+        self._balancer.set_weights(weights)
+        pause = _FIRST_PAUSE
+        while True:
+            seen = self._balancer.get_weights()
+            now = self._clock.now()
+            if seen == weights:
+                return Written(weights, seen, now - began, now)
+            if now - began >= READ_BACK_SECONDS:
+                raise LoadBalancerError(
+                    f"asked for {weights}; {now - began:.0f} s later the load balancer still says {seen}."
+                )
+            self._clock.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _intend_lower(self, service: str, rollout: Rollout | None, weights: Weights, why: str) -> int | None:
+        try:
+            return self._ledger.intend_lower(
+                service, rollout, weights=weights, why=why, actor=self._actor, at=self._clock.now()
+            )
+        except LedgerError as error:
+            log.error("%s: taking the canary off without a record of the intent: %s", service, error)
+            return None
+
+    def _observed(self, intent: int, written: Written) -> None:
+        try:
+            self._ledger.observe_weights(
+                intent, weights=written.read_back, at=written.at, seconds=written.seconds, actor=self._actor
+            )
+        except LedgerError as error:
+            log.error("the weights %s are in force, but could not be recorded: %s", written.read_back, error)

@@ -1,0 +1,152 @@
+"""Starting a rollout: take the service, freeze the release file, try the way back before anyone is exposed."""
+
+import re
+from dataclasses import dataclass
+
+from canary_release.control.desk import Desk
+from canary_release.control.safe_writes import Written
+from canary_release.core.plan import Plan, make_plan
+from canary_release.core.problems import CanaryError, RefusedError
+from canary_release.core.release import Release
+from canary_release.core.release_window import is_open, next_opening_sentence
+from canary_release.core.values import FULL, Weights
+from canary_release.ledger.records import NewRollout, Rollout, State
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+# Until the first shift the canary has no traffic, so nothing but the service's lock depends on this lease.
+_FIRST_LEASE = 600.0
+# A rollout may take this many times its longest plan before the guardian ends it.
+_PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What a person or program asked for. steps: weights such as ``5,100``, a part of the release file's own."""
+
+    release: Release
+    release_name: str
+    version: str
+    dag_id: str
+    run_id: str
+    by: str
+    reason: str = ""
+    profile: str | None = None
+    steps: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    """before: the weights found. way_back: the no-op write, None on a dry run or when the rollout stood already."""
+
+    rollout: Rollout
+    plan: Plan
+    before: Weights
+    way_back: Written | None
+
+
+def start(desk: Desk, request: StartRequest) -> Started:
+    """Begin a rollout, or find the one that this run began already.
+
+    Raises RefusedError (busy service, closed window, split traffic, unknown step, bad version) before anything is
+    written, and the hooks' own errors when the load balancer or the metrics cannot be used; then the service is free
+    again.
+    """
+    _require_version(request.version)
+    existing = desk.ledger.rollout_of_run(request.dag_id, request.run_id)
+    if existing is not None:
+        return _again(desk, request, existing)
+    _require_free(desk, request)
+    _require_open(desk, request)
+    plan = make_plan(request.release, profile=request.profile, steps=request.steps)
+    before = desk.balancer(request.release).get_weights()
+    stable, canary = sides(request.release, before)
+    rollout = desk.ledger.begin(_new_rollout(desk, request, plan, stable, canary), at=desk.clock.now())
+    try:
+        way_back = _preflight(desk, request, stable, canary)
+    except CanaryError as error:
+        desk.ledger.end(
+            rollout, State.ROLLED_BACK, reason=f"refused before the first user: {error}", actor=request.by,
+            at=desk.clock.now(),
+        )  # fmt: skip
+        raise
+    return Started(rollout, plan, before, way_back)
+
+
+def sides(release: Release, weights: Weights) -> tuple[str, str]:
+    """(stable, canary): the backend with all the traffic, and the other one. RefusedError when it is split."""
+    first, second = release.backends
+    if weights[first] == FULL:
+        return first, second
+    if weights[second] == FULL:
+        return second, first
+    raise RefusedError(
+        f"{release.service}: the traffic is split ({weights}), so there is no stable side to start from. "
+        f"Abort what left it so: canary abort {release.service}"
+    )
+
+
+def _require_version(version: str) -> None:
+    if not _VERSION.fullmatch(version):
+        raise RefusedError(
+            f"version {version!r} is not a version: letters, digits, '.', '_', '+', '-', at most 128, "
+            "beginning with a letter or digit."
+        )
+
+
+def _again(desk: Desk, request: StartRequest, existing: Rollout) -> Started:
+    """A retried or cleared start finds its own rollout, or is told that it is over."""
+    if existing.state.final and existing.state is not State.DRY_RUN:
+        raise RefusedError(
+            f"{existing.id} of this run is over: {existing.state} ({existing.outcome_reason}). "
+            "Running it again moves no traffic; trigger a new run."
+        )
+    if existing.state is not State.DRY_RUN and existing.state is not State.RUNNING:
+        raise RefusedError(f"{existing.id} is {existing.state}: {existing.outcome_reason}")
+    return Started(existing, Plan.from_json(existing.plan), desk.balancer(request.release).get_weights(), None)
+
+
+def _require_free(desk: Desk, request: StartRequest) -> None:
+    other = desk.ledger.active(request.release.service)
+    if other is not None and not request.dry_run:
+        raise RefusedError(
+            f"{other.service} is busy: {other.id} (version {other.version}, run {other.run_id}, started by "
+            f"{other.started_by}) is {other.state}. Wait for it to end, or abort it first."
+        )
+
+
+def _require_open(desk: Desk, request: StartRequest) -> None:
+    window = request.release.window
+    if window is not None and not request.dry_run and not is_open(window, desk.clock.now()):
+        raise RefusedError(f"{request.release.service}: {next_opening_sentence(window, desk.clock.now())}")
+
+
+def _new_rollout(desk: Desk, request: StartRequest, plan: Plan, stable: str, canary: str) -> NewRollout:
+    release = request.release
+    return NewRollout(
+        service=release.service,
+        dag_id=request.dag_id,
+        run_id=request.run_id,
+        version=request.version,
+        stable=stable,
+        canary=canary,
+        profile=request.profile or "standard",
+        dry_run=request.dry_run,
+        started_by=request.by,
+        reason=request.reason,
+        release_text=release.text,
+        release_sha256=release.sha256,
+        release_name=request.release_name,
+        plan=plan.to_json(),
+        lease_until=desk.clock.now() + _FIRST_LEASE,
+        deadline=desk.clock.now() + _FIRST_LEASE + _PATIENCE * plan.longest_seconds,
+        settings={"release_name": request.release_name, "backends": list(release.backends)},
+    )
+
+
+def _preflight(desk: Desk, request: StartRequest, stable: str, canary: str) -> Written | None:
+    """The way back before the way forward: may we write, does it read back, can the metrics be read."""
+    desk.source(request.release, stable=stable, canary=canary).read(None)
+    if request.dry_run:
+        return None
+    return desk.writer(request.release, actor=request.by).confirm_way_back()

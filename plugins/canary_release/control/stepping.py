@@ -1,0 +1,228 @@
+"""One step of a rollout: shift the weight, watch it, and say what follows.
+
+The ledger is asked at every act what may be done; a task's own memory counts for nothing. Whoever sees the evidence
+cross the line takes the canary off in the same breath, before anything is reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from canary_release.control.desk import Desk, plan_of, step_of
+from canary_release.control.safe_writes import Written
+from canary_release.core.decide import Ruling, decide
+from canary_release.core.judge import judge
+from canary_release.core.judgement import Judgement
+from canary_release.core.problems import (
+    CanaryError,
+    ConnectionSettingsError,
+    LoadBalancerError,
+    MetricSourceError,
+    RefusedError,
+)
+from canary_release.core.release import Release, Step
+from canary_release.core.values import FULL, Decision, Verdict, Weights, Window, plain
+from canary_release.ledger.records import DecisionRecord, Rollout, State
+
+# How long the one who saw the failure tries by itself before it reports; the next poll tries again.
+_TRIGGER_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """before: what the load balancer said before. written: None when the step had been shifted already."""
+
+    rollout: Rollout
+    step: Step
+    before: Weights
+    written: Written | None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One look at a step. windows: the new ones. judgement: None while blind or before the first window.
+
+    lowered: the write that took the canary off, when this look decided so and it succeeded.
+    """
+
+    rollout: Rollout
+    decision: Decision
+    reason: str
+    windows: Sequence[Window] = ()
+    judgement: Judgement | None = None
+    lowered: Written | None = None
+
+
+def shift(desk: Desk, rollout: Rollout, index: int, *, actor: str) -> Shifted:
+    """Give the canary the weight of step ``index`` and count from the moment it was read back.
+
+    Doing it twice writes once. RefusedError when the ledger does not allow it (nothing is written then). When the
+    write itself goes wrong the canary is taken off before the error leaves here.
+    """
+    step, release = step_of(rollout, index), desk.release(rollout)
+    before = desk.balancer(release).get_weights()
+    target = weights_for(rollout, step)
+    if rollout.step == index and rollout.step_started_at is not None and before == target:
+        return Shifted(rollout, step, before, None)
+    _require_evidence(desk, rollout, index)
+    _require_no_drift(rollout, index, before, target)
+    try:
+        written = desk.writer(release, actor=actor).raise_weight(
+            rollout,
+            step=index,
+            weights=target,
+            why=f"step {index + 1} of {len(plan_of(rollout).weight_steps)}",
+            lease_until=desk.clock.now() + release.lease,
+        )
+        _, cursor = desk.source(release, stable=rollout.stable, canary=rollout.canary).read(None)
+        now = desk.clock.now()
+        desk.ledger.begin_step(rollout.id, at=now, cursor=cursor, lease_until=now + release.lease)
+    except RefusedError:
+        raise
+    except CanaryError as error:
+        take_off(desk, rollout, f"the shift to {plain(step.weight)} % went wrong: {error}", actor=actor)
+        raise
+    return Shifted(desk.ledger.rollout(rollout.id), step, before, written)
+
+
+def weights_for(rollout: Rollout, step: Step) -> Weights:
+    return Weights.split(stable=rollout.stable, canary=rollout.canary, canary_percent=step.weight)
+
+
+def observe(desk: Desk, rollout_id: str, index: int, *, actor: str) -> Observed:
+    """Look once: read the counts since the last look, store them, judge, decide; on a fail take the canary off.
+
+    Renews the lease only after the evidence was evaluated: who cannot see does not keep a canary alive.
+    """
+    rollout = desk.ledger.rollout(rollout_id)
+    release = desk.release(rollout)
+    settled = _settled_already(desk, rollout, index)
+    if settled is not None:
+        return settled
+    overdue = _overdue(rollout, desk.clock.now())
+    if overdue is not None:
+        return _roll_back_now(desk, rollout, index, overdue, actor=actor)
+    try:
+        fresh, cursor = desk.source(release, stable=rollout.stable, canary=rollout.canary).read(rollout.cursor)
+    except (MetricSourceError, ConnectionSettingsError) as error:
+        return _blind(desk, rollout, release, index, error, actor=actor)
+    known = desk.ledger.windows(rollout.id)
+    weight = float(step_of(rollout, index).weight / FULL)
+    placed = [
+        window.placed(index=len(known) + offset, step=index, weight=weight) for offset, window in enumerate(fresh)
+    ]
+    judgements = judge(release, [*known, *placed])
+    ruling = decide(release, plan_of(rollout).weight_steps, index, [*known, *placed], judgements)
+    now = desk.clock.now()
+    if not desk.ledger.store_windows(rollout, placed, cursor=cursor, lease_until=now + release.lease):
+        return Observed(rollout, Decision.HOLD, "another reader was faster; it has the window")
+    return _act(desk, rollout, index, placed, judgements[-1] if judgements else None, ruling, actor=actor)
+
+
+def ruling_of(desk: Desk, rollout: Rollout, index: int) -> DecisionRecord | None:
+    """The last decision recorded for a step."""
+    records = [record for record in desk.ledger.decisions(rollout.id) if record.step == index]
+    return records[-1] if records else None
+
+
+def judgement_of(desk: Desk, rollout: Rollout, index: int) -> Judgement | None:
+    """The step's last judgement, computed again from the recorded windows and nothing else."""
+    windows = [window for window in desk.ledger.windows(rollout.id) if window.step <= index]
+    judgements = judge(desk.release(rollout), windows)
+    return judgements[-1] if judgements else None
+
+
+def take_off(desk: Desk, rollout: Rollout, why: str, *, actor: str) -> Written | None:
+    """Try briefly to give everything to the safe side; None when it did not work (others go on trying)."""
+    writer = desk.writer(desk.release(rollout), actor=actor)
+    try:
+        return writer.to_safe_side(
+            rollout.service,
+            rollout,
+            safe=rollout.safe_side,
+            other=rollout.other_side,
+            why=why,
+            patience=_TRIGGER_PATIENCE,
+        )
+    except (LoadBalancerError, ConnectionSettingsError):
+        return None
+
+
+def _require_evidence(desk: Desk, rollout: Rollout, index: int) -> None:
+    """The step before must have been decided to advance, in the ledger, not in a task's state."""
+    if index == 0 or rollout.step == index:
+        return
+    record = ruling_of(desk, rollout, index - 1)
+    if record is None or record.decision != Decision.ADVANCE:
+        said = "nothing" if record is None else f"{record.decision} ({record.reason})"
+        raise RefusedError(
+            f"{rollout.id}: step {index + 1} needs the decision to advance from step {index}; the ledger says {said}."
+        )
+
+
+def _require_no_drift(rollout: Rollout, index: int, before: Weights, target: Weights) -> None:
+    steps = plan_of(rollout).weight_steps
+    previous = weights_for(rollout, steps[index - 1]) if index else Weights.split(
+        stable=rollout.stable, canary=rollout.canary, canary_percent=FULL - FULL
+    )  # fmt: skip
+    if before not in (previous, target):
+        raise RefusedError(
+            f"{rollout.id}: somebody else moved the weights: the load balancer says {before}, we left {previous}."
+        )
+
+
+def _settled_already(desk: Desk, rollout: Rollout, index: int) -> Observed | None:
+    """A restarted watcher finds what was decided before, and goes on with a rollback that is not in force yet."""
+    if rollout.state is State.ROLLING_BACK:
+        lowered = take_off(desk, rollout, rollout.outcome_reason, actor="watcher")
+        return Observed(rollout, Decision.ROLL_BACK, rollout.outcome_reason, lowered=lowered)
+    if rollout.state.final or rollout.state is State.PROMOTING:
+        decision = Decision.ROLL_BACK if rollout.state is State.ROLLED_BACK else Decision.HOLD
+        return Observed(rollout, decision, f"{rollout.id} is {rollout.state}: {rollout.outcome_reason}")
+    record = ruling_of(desk, rollout, index)
+    if record is not None and record.decision in (Decision.ADVANCE, Decision.PROMOTE):
+        return Observed(rollout, Decision(record.decision), record.reason)
+    return None
+
+
+def _overdue(rollout: Rollout, now: float) -> str | None:
+    if rollout.lease_until is not None and now > rollout.lease_until:
+        return f"nobody watched the canary for {now - rollout.lease_until:.0f} s longer than its lease allows"
+    if now > rollout.deadline:
+        return f"the rollout is {now - rollout.deadline:.0f} s past its deadline"
+    return None
+
+
+def _blind(desk: Desk, rollout: Rollout, release: Release, index: int, error: CanaryError, *, actor: str) -> Observed:
+    """The metrics cannot be read: no verdict and no renewed lease, which bounds how long that may last."""
+    now = desk.clock.now()
+    since = desk.ledger.set_blind(rollout.id, since=now)
+    if now - since >= release.max_blind:
+        why = f"blind for {now - since:.0f} s (limit {release.max_blind:.0f} s): {error}"
+        return _roll_back_now(desk, rollout, index, why, actor=actor)
+    return Observed(rollout, Decision.HOLD, f"blind for {now - since:.0f} s: {error}")
+
+
+def _act(
+    desk: Desk, rollout: Rollout, index: int, placed: Sequence[Window], judgement: Judgement | None, ruling: Ruling, *,
+    actor: str,
+) -> Observed:  # fmt: skip
+    lowered = None
+    if ruling.decision is Decision.ROLL_BACK:
+        lowered = take_off(desk, rollout, ruling.reason, actor=actor)
+    if placed or ruling.decision is not Decision.HOLD:
+        verdict = judgement.verdict if judgement else Verdict.NO_DATA
+        record = DecisionRecord(
+            step=index,
+            window=placed[-1].index if placed else -1,
+            at=desk.clock.now(),
+            decision=ruling.decision,
+            verdict=verdict,
+            reason=ruling.reason,
+            judgement=judgement.to_json() if judgement else None,
+        )
+        desk.ledger.record_decision(rollout, record, actor=actor)
+    return Observed(rollout, ruling.decision, ruling.reason, placed, judgement, lowered)
+
+
+def _roll_back_now(desk: Desk, rollout: Rollout, index: int, why: str, *, actor: str) -> Observed:
+    return _act(desk, rollout, index, (), None, Ruling(Decision.ROLL_BACK, why), actor=actor)

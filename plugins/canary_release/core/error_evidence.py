@@ -1,0 +1,163 @@
+"""Evidence from counts of events: errors out of requests, conversions, requests slower than an edge.
+
+Everything here is a log e-value a window: under its null the mean of exp(value) is at most 1, whatever the rate of
+the window was, so daily waves and incidents that hit both sides cancel. Events may come in geometric clumps of Fano
+factor phi. Shapes: W windows, C columns (checks), J alternatives.
+
+For the null "rate a <= theta * rate b + delta" with tilt s, and r the stickiness of the clumps:
+    rho = n_a/(n_a + n_b),  rho0 = rho theta/(1 - rho + rho theta),  u = exp(s)
+    lambda = (b + sqrt(b^2 - 4 r u))/2  with  b = r(1 + u) + (1 - r)(1 - rho0 + rho0 u)
+    l = s x_a - (x_a + x_b) ln(lambda) - n_a delta K(u/lambda),   K(v) = (1 - r)(v - 1)/(1 - r v)
+K(v) is the log moment generating function of clumped Poisson events per expected event, at v = exp(tilt), and lambda
+solves rho0 K(u/lambda) + (1 - rho0) K(1/lambda) = 0. So l is exactly normalised on the boundary for every rate; with
+phi = 1 and delta = 0 it is the conditional binomial of Lindon & Malek (arXiv 2011.03567).
+A negative s turns the null round: rate a >= theta * rate b + delta.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from canary_release.core.observations import Arms, BoolArray, FloatArray
+
+CAP = 5.0  # no single window decides
+HARM_FACTORS = np.geomspace(1.25, 32.0, 8)  # alternatives, as multiples of what is tolerated
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The null ``rate a <= theta * rate b + delta`` with the arms already on their sides; all (W, C).
+
+    rate: what stable's rate (of the oriented events) was before each window, used for power only, never for validity.
+    """
+
+    a_events: FloatArray
+    a_of: FloatArray
+    b_events: FloatArray
+    b_of: FloatArray
+    theta: FloatArray
+    delta: FloatArray
+    rate: FloatArray
+
+    @property
+    def rho(self) -> FloatArray:
+        return self.a_of / np.maximum(self.a_of + self.b_of, 1.0)
+
+    @property
+    def informative(self) -> BoolArray:
+        return (self.a_of > 0) & (self.b_of > 0)
+
+
+def orient(
+    arms: Arms, theta: FloatArray, delta: FloatArray, rate: FloatArray, higher_is_better: BoolArray
+) -> Comparison:
+    """Turn "the canary is no worse than tolerated" into ``rate a <= theta * rate b + delta``.
+
+    theta, delta: (C,) or (W, C), the tolerated worsening: canary <= theta * stable + delta, or with higher_is_better
+    (C,) stable <= theta * canary + delta. Where stable's rate before the window was above one half the events that
+    did not happen are counted instead, because Poisson bounds are sharp for rare events only.
+    """
+    flip = np.broadcast_to(higher_is_better, rate.shape)
+    a_events, b_events = _swap(flip, arms.canary_events, arms.stable_events)
+    a_of, b_of = _swap(flip, arms.canary_of, arms.stable_of)
+    theta, delta = np.broadcast_to(theta, rate.shape), np.broadcast_to(delta, rate.shape)
+    turn = rate > 0.5
+    other_a, other_b = b_of - b_events, a_of - a_events
+    return Comparison(
+        a_events=np.where(turn, other_a, a_events),
+        a_of=np.where(turn, b_of, a_of),
+        b_events=np.where(turn, other_b, b_events),
+        b_of=np.where(turn, a_of, b_of),
+        theta=np.where(turn, 1.0 / theta, theta),
+        delta=np.where(turn, (theta + delta - 1.0) / theta, delta),
+        rate=np.where(turn, 1.0 - rate, rate),
+    )
+
+
+def _swap(flip: BoolArray, canary: FloatArray, stable: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return np.where(flip, stable, canary), np.where(flip, canary, stable)
+
+
+def clump_cumulant(v: FloatArray, stickiness: FloatArray) -> FloatArray:
+    """K(v) = (1 - r)(v - 1)/(1 - r v), the log moment generating function per expected event."""
+    return (1.0 - stickiness) * (v - 1.0) / (1.0 - stickiness * v)
+
+
+def log_normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray) -> FloatArray:
+    """ln(lambda): what one event costs, given that it falls to side a with chance rho0 and sticks with chance r."""
+    b = stickiness * (1.0 + u) + (1.0 - stickiness) * (1.0 + rho0 * (u - 1.0))
+    return np.log(0.5 * (b + np.sqrt(np.maximum(b * b - 4.0 * stickiness * u, 0.0))))
+
+
+def tilts(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray:
+    """The tilt s for each alternative "rate a = factor * (theta * rate b + delta)", shape (W, C, J).
+
+    The likelihood ratio against the nearest null rate p*, which solves
+    rho theta (q_a/(theta p + delta) - 1) + (1 - rho)(q_b/p - 1) = 0, tempered by phi and kept where clumps have a
+    moment generating function.
+    """
+    if not null.delta.any():
+        raw = np.log(factors)
+    else:
+        rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
+        q_b = null.rate[..., None]
+        q_a = factors * (theta * q_b + delta)
+        total = rho * theta + 1.0 - rho
+        linear = total * delta - rho * theta * q_a - (1.0 - rho) * q_b * theta
+        root = np.sqrt(linear * linear + 4.0 * total * theta * (1.0 - rho) * q_b * delta)
+        nearest = np.maximum((root - linear) / (2.0 * total * theta), 1e-12)
+        raw = np.log(q_a * nearest / (q_b * (theta * nearest + delta)))
+    with np.errstate(divide="ignore"):
+        largest = -0.9 * np.log((phi - 1.0) / (phi + 1.0))
+    return np.minimum(raw / phi[..., None], largest[..., None])
+
+
+def comparison_log_evidence(null: Comparison, tilt: FloatArray, phi: FloatArray) -> FloatArray:
+    """l of the module docstring, shape (W, C, J); zero where a side had no traffic. phi: (C,)."""
+    stickiness = ((phi - 1.0) / (phi + 1.0))[:, None]
+    rho = null.rho
+    rho0 = rho * null.theta / (1.0 - rho + rho * null.theta)
+    u = np.exp(tilt)
+    cost = log_normaliser(u, rho0[..., None], stickiness)
+    evidence = tilt * null.a_events[..., None] - (null.a_events + null.b_events)[..., None] * cost
+    if null.delta.any():
+        allowance = (null.a_of * null.delta)[..., None]
+        evidence -= allowance * clump_cumulant(u * np.exp(-cost), stickiness)
+    return np.where(null.informative[..., None], evidence, 0.0)
+
+
+def limit_log_evidence(
+    events: FloatArray, of: FloatArray, limit: FloatArray, tilt: FloatArray, phi: FloatArray
+) -> FloatArray:
+    """Evidence that one side's rate is above ``limit`` (tilt > 0) or below it (tilt < 0), shape (W, C, J).
+
+    l = s x - n limit K(exp(s)), valid for independent and for clumped events. events, of: (W, C); limit, phi: (C,);
+    tilt: (C, J).
+    """
+    stickiness = ((phi - 1.0) / (phi + 1.0))[:, None]
+    cost = limit[:, None] * clump_cumulant(np.exp(tilt), stickiness)
+    return events[..., None] * tilt - of[..., None] * cost
+
+
+def limit_tilts(factors: FloatArray, phi: FloatArray) -> FloatArray:
+    """Tilts for the alternatives "rate = factor * limit", shape (C, J)."""
+    with np.errstate(divide="ignore"):
+        largest = -0.9 * np.log((phi - 1.0) / (phi + 1.0))
+    return np.minimum(np.log(factors) / phi[:, None], largest[:, None])
+
+
+def tempered(evidence: FloatArray, arms: Arms, rate: FloatArray, instance_variance: FloatArray) -> FloatArray:
+    """Allow for the slow noise of single instances, then cap; (W, C, J).
+
+    l/(1 + V tau2/k) with V = N p (1 - p) rho (1 - rho). p is stable's rate before the window, so that the factor is
+    known in advance; where the window itself shows more events, positive evidence is divided by the larger V as
+    well, which can only lower it. instance_variance: tau2/k, (W, C).
+    """
+    total = np.maximum(arms.canary_of + arms.stable_of, 1.0)
+    share = arms.canary_of / total
+    seen_rate = (arms.canary_events + arms.stable_events) / total
+    spread = total * share * (1.0 - share) * instance_variance
+    before = 1.0 / (1.0 + spread * rate * (1.0 - rate))
+    during = np.minimum(before, 1.0 / (1.0 + spread * seen_rate * (1.0 - seen_rate)))
+    factor = np.where(evidence > 0, during[..., None], before[..., None])
+    return np.minimum(evidence * factor, CAP)

@@ -1,0 +1,70 @@
+"""What the judge says after a window: one verdict for each check, and one for the rollout."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from canary_release.core.release import CheckKind
+from canary_release.core.values import Verdict
+
+
+@dataclass(frozen=True)
+class CheckVerdict:
+    """One check after one window.
+
+    evidence: how many times likelier the counts are under harm than under "within the limit", over the whole rollout;
+        needed: what this check alone would need to roll back (its part of alpha is taken off).
+    canary, stable: the metric itself: a share, seconds, or the value.  unit: ``%``, ``s`` or nothing.
+    canary_events ... stable_of: the counts behind it, of the windows that the sentence names.
+    change: canary/stable - 1; low, high: its 95 % interval from these counts alone, with the noise allowed for.
+    """
+
+    check: str
+    verdict: Verdict
+    evidence: float
+    needed: float
+    canary: float | None
+    stable: float | None
+    canary_events: int
+    canary_of: int
+    stable_events: int
+    stable_of: int
+    change: float | None
+    low: float | None
+    high: float | None
+    limit: str
+    sentence: str
+    unit: str = ""
+    kind: CheckKind = CheckKind.PROPORTION
+
+    def to_json(self) -> dict[str, Any]:
+        return _finite(asdict(self))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All checks after one window.
+
+    weight: the canary's share, 0 to 1.  evidence: sum of a_i E_i, which rolls back at 100.  p_value: valid however
+    often it is looked at.  blamed: the check with most of the evidence once the line was crossed, else None.
+    """
+
+    window: int
+    step: int
+    weight: float
+    verdict: Verdict
+    evidence: float
+    p_value: float
+    blamed: str | None
+    checks: tuple[CheckVerdict, ...]
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; numbers are finite, None where there is none."""
+        return _finite({**asdict(self), "checks": [check.to_json() for check in self.checks]})
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }

@@ -1,0 +1,423 @@
+"""The ledger: the durable record of all rollouts, which alone decides what may be raised.
+
+Every method is one transaction. Raising a weight is authorised here, in the transaction that writes the intent;
+lowering is never refused.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from canary_release.core.problems import LedgerError, RefusedError
+from canary_release.core.values import Cursor, Weights, Window
+from canary_release.ledger import audit_chain, tables
+from canary_release.ledger.records import AuditEntry, DecisionRecord, NewRollout, Rollout, State, Write
+from canary_release.ledger.schema_version import bring_up_to_date
+from canary_release.ledger.window_json import window_from_json, window_to_json
+
+_BUSY_SECONDS = 15
+
+
+class Ledger:
+    """Reads and writes one ledger database. Safe to share between threads; opened once a process."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> "Ledger":
+        """Connect and bring the schema up to date. Raises LedgerError with the URL, its password hidden."""
+        shown = sa.make_url(url).render_as_string(hide_password=True)
+        try:
+            engine = _make_engine(url)
+            bring_up_to_date(engine)
+        except (SQLAlchemyError, OSError) as error:
+            raise LedgerError(f"the ledger at {shown} cannot be opened: {_first_line(error)}") from error
+        return cls(engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- rollouts ---------------------------------------------------------------------------------------------------
+
+    def begin(self, new: NewRollout, *, at: float) -> Rollout:
+        """Give the rollout its service's next generation and fence. RefusedError when the service is busy."""
+        with self._write() as connection:
+            row = self._service_row(connection, new.service)
+            if row.holder is not None and not new.dry_run:
+                raise RefusedError(self._busy_sentence(connection, new.service, row.holder))
+            generation, fence = row.generation + 1, row.fence + (0 if new.dry_run else 1)
+            rollout_id = f"{new.service}-{generation}"
+            values = asdict(new)
+            settings = values.pop("settings")
+            state = State.DRY_RUN if new.dry_run else State.RUNNING
+            old_version = self._promoted_version(connection, new.service)
+            connection.execute(
+                tables.rollouts.insert().values(
+                    id=rollout_id, generation=generation, fence=fence, state=state, safe_side=new.stable,
+                    old_version=old_version, started_at=at, **values,
+                )
+            )  # fmt: skip
+            holder = row.holder if new.dry_run else rollout_id
+            connection.execute(
+                tables.services.update()
+                .where(tables.services.c.service == new.service)
+                .values(generation=generation, fence=fence, holder=holder, settings=settings)
+            )
+            detail = {"version": new.version, "old_version": old_version, "dry_run": new.dry_run, "fence": fence}
+            detail |= {"release_sha256": new.release_sha256, "reason": new.reason, "plan": new.plan}
+            self._audit(connection, at, new.service, rollout_id, new.started_by, "started", detail)
+            return self._rollout(connection, rollout_id)
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        with self._read() as connection:
+            return self._rollout(connection, rollout_id)
+
+    def rollout_of_run(self, dag_id: str, run_id: str) -> Rollout | None:
+        table = tables.rollouts
+        return self._first(table.select().where(table.c.dag_id == dag_id, table.c.run_id == run_id))
+
+    def active(self, service: str) -> Rollout | None:
+        table = tables.rollouts
+        final = [state for state in State if state.final]
+        return self._first(table.select().where(table.c.service == service, table.c.state.not_in(final)))
+
+    def unfinished(self) -> list[Rollout]:
+        table = tables.rollouts
+        final = [state for state in State if state.final]
+        return self._all(table.select().where(table.c.state.not_in(final)).order_by(table.c.started_at))
+
+    def history(self, service: str | None = None, *, limit: int = 20) -> list[Rollout]:
+        """Newest first."""
+        table = tables.rollouts
+        query = table.select().order_by(table.c.started_at.desc(), table.c.generation.desc()).limit(limit)
+        return self._all(query if service is None else query.where(table.c.service == service))
+
+    def services(self) -> dict[str, Mapping[str, Any]]:
+        """Every service ever released, with what is needed to find its load balancer."""
+        with self._read() as connection:
+            rows = connection.execute(tables.services.select().order_by(tables.services.c.service))
+            return {row.service: row.settings for row in rows}
+
+    # -- writes to the load balancer --------------------------------------------------------------------------------
+
+    def intend_raise(
+        self, rollout: Rollout, *, step: int, weights: Weights, why: str, actor: str, at: float, lease_until: float
+    ) -> int:
+        """Authorise a raise and record it before it happens; returns the intent's id.
+
+        RefusedError unless the rollout holds the service with the newest fence, is running, its lease has not run
+        out, and ``step`` is the next one or the current one again.
+        """
+        with self._write() as connection:
+            now = self._rollout(connection, rollout.id)
+            service = self._service_row(connection, rollout.service)
+            self._require_raise_allowed(now, service, rollout, step=step, at=at)
+            connection.execute(
+                tables.rollouts.update()
+                .where(tables.rollouts.c.id == rollout.id)
+                .values(step=step, lease_until=lease_until, **({} if now.step == step else {"step_started_at": None}))
+            )
+            return self._intent(connection, now, raises=True, weights=weights, why=why, actor=actor, at=at)
+
+    def intend_lower(
+        self, service: str, rollout: Rollout | None, *, weights: Weights, why: str, actor: str, at: float
+    ) -> int:
+        """Record that a canary is about to be taken off. Never refused; bars every later raise of this rollout."""
+        with self._write() as connection:
+            if rollout is not None:
+                connection.execute(
+                    tables.rollouts.update()
+                    .where(tables.rollouts.c.id == rollout.id, tables.rollouts.c.state == State.RUNNING)
+                    .values(state=State.ROLLING_BACK, outcome_reason=why)
+                )
+            return self._intent(
+                connection, rollout, raises=False, weights=weights, why=why, actor=actor, at=at, service=service
+            )
+
+    def observe_weights(self, intent_id: int, *, weights: Weights, at: float, seconds: float, actor: str) -> None:
+        """Record what the load balancer said after an intent was carried out."""
+        with self._write() as connection:
+            connection.execute(
+                tables.observations.insert().values(
+                    intent_id=intent_id, at=at, weights=weights.to_json(), seconds=seconds
+                )
+            )
+            intent = connection.execute(tables.intents.select().where(tables.intents.c.id == intent_id)).one()
+            detail = {"intent": intent_id, "read_back": weights.to_json(), "seconds": round(seconds, 3)}
+            self._audit(connection, at, intent.service, intent.rollout_id, actor, "read_back", detail)
+
+    def begin_step(self, rollout_id: str, *, at: float, cursor: Cursor, lease_until: float) -> None:
+        """A raised weight was read back: the step is counted from now on, the metrics from this cursor."""
+        table = tables.rollouts
+        with self._write() as connection:
+            connection.execute(
+                table.update()
+                .where(table.c.id == rollout_id, table.c.step_started_at.is_(None))
+                .values(
+                    step_started_at=at, cursor=dict(cursor), cursor_moves=table.c.cursor_moves + 1, blind_since=None
+                )
+            )
+            connection.execute(table.update().where(table.c.id == rollout_id).values(lease_until=lease_until))
+
+    def writes(self, rollout_id: str) -> list[Write]:
+        """Every intent of a rollout with its read-back, oldest first."""
+        table, seen = tables.intents, tables.observations
+        query = (
+            sa.select(table, seen.c.weights.label("seen"), seen.c.at.label("seen_at"), seen.c.seconds)
+            .select_from(table.outerjoin(seen, seen.c.intent_id == table.c.id))
+            .where(table.c.rollout_id == rollout_id)
+            .order_by(table.c.id)
+        )
+        with self._read() as connection:
+            return [_write_record(row) for row in connection.execute(query)]
+
+    # -- evidence ---------------------------------------------------------------------------------------------------
+
+    def store_windows(
+        self, rollout: Rollout, new: Sequence[Window], *, cursor: Cursor, lease_until: float | None
+    ) -> bool:
+        """Store windows and the cursor behind them together. False when another reader was faster: nothing stored."""
+        table = tables.rollouts
+        moved: dict[str, Any] = {"cursor": dict(cursor), "cursor_moves": rollout.cursor_moves + 1, "blind_since": None}
+        if lease_until is not None:
+            moved["lease_until"] = lease_until
+        with self._write() as connection:
+            changed = connection.execute(
+                table.update()
+                .where(table.c.id == rollout.id, table.c.cursor_moves == rollout.cursor_moves)
+                .values(**moved)
+            )
+            if changed.rowcount != 1:
+                return False
+            for window in new:
+                connection.execute(
+                    tables.windows.insert().values(
+                        rollout_id=rollout.id, index=window.index, step=window.step, content=window_to_json(window)
+                    )
+                )
+            return True
+
+    def windows(self, rollout_id: str) -> list[Window]:
+        table = tables.windows
+        with self._read() as connection:
+            rows = connection.execute(table.select().where(table.c.rollout_id == rollout_id).order_by(table.c.index))
+            return [window_from_json(row.content) for row in rows]
+
+    def set_blind(self, rollout_id: str, *, since: float) -> float:
+        """Note when reading the metrics began to fail; returns that first instant."""
+        table = tables.rollouts
+        with self._write() as connection:
+            connection.execute(
+                table.update().where(table.c.id == rollout_id, table.c.blind_since.is_(None)).values(blind_since=since)
+            )
+            return float(self._rollout(connection, rollout_id).blind_since or since)
+
+    def record_decision(self, rollout: Rollout, record: DecisionRecord, *, actor: str) -> None:
+        with self._write() as connection:
+            connection.execute(tables.decisions.insert().values(rollout_id=rollout.id, **asdict(record)))
+            detail = {"step": record.step, "window": record.window, "decision": record.decision}
+            detail |= {"verdict": record.verdict, "reason": record.reason}
+            self._audit(connection, record.at, rollout.service, rollout.id, actor, "decided", detail)
+
+    def decisions(self, rollout_id: str) -> list[DecisionRecord]:
+        table = tables.decisions
+        with self._read() as connection:
+            rows = connection.execute(table.select().where(table.c.rollout_id == rollout_id).order_by(table.c.id))
+            return [
+                DecisionRecord(row.step, row.window, row.at, row.decision, row.verdict, row.reason, row.judgement)
+                for row in rows
+            ]
+
+    # -- endings ----------------------------------------------------------------------------------------------------
+
+    def commit_promotion(self, rollout: Rollout, *, actor: str, at: float) -> Rollout:
+        """From here on the canary is the safe side. RefusedError unless the rollout may still raise."""
+        with self._write() as connection:
+            now = self._rollout(connection, rollout.id)
+            if now.state in (State.PROMOTING, State.PROMOTED):
+                return now
+            service = self._service_row(connection, rollout.service)
+            self._require_raise_allowed(now, service, rollout, step=now.step, at=at)
+            table = tables.rollouts
+            connection.execute(
+                table.update().where(table.c.id == rollout.id).values(state=State.PROMOTING, safe_side=rollout.canary)
+            )
+            self._audit(connection, at, rollout.service, rollout.id, actor, "promoting", {"safe_side": rollout.canary})
+            return self._rollout(connection, rollout.id)
+
+    def end(self, rollout: Rollout, state: State, *, reason: str, actor: str, at: float) -> Rollout:
+        """Record a final state and free the service. A final state is never changed again."""
+        table = tables.rollouts
+        with self._write() as connection:
+            if self._rollout(connection, rollout.id).state.final:
+                return self._rollout(connection, rollout.id)
+            connection.execute(
+                table.update()
+                .where(table.c.id == rollout.id)
+                .values(state=state, outcome_reason=reason, ended_at=at, lease_until=None)
+            )
+            connection.execute(
+                tables.services.update()
+                .where(tables.services.c.service == rollout.service, tables.services.c.holder == rollout.id)
+                .values(holder=None)
+            )
+            self._audit(connection, at, rollout.service, rollout.id, actor, str(state), {"reason": reason})
+            return self._rollout(connection, rollout.id)
+
+    def audit_trail(self, *, service: str | None = None, rollout_id: str | None = None) -> list[AuditEntry]:
+        table = tables.audit
+        query = table.select().order_by(table.c.seq)
+        if service is not None:
+            query = query.where(table.c.service == service)
+        if rollout_id is not None:
+            query = query.where(table.c.rollout_id == rollout_id)
+        with self._read() as connection:
+            return [audit_chain.entry(row) for row in connection.execute(query)]
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _require_raise_allowed(
+        self, now: Rollout, service: sa.Row[Any], asked: Rollout, *, step: int, at: float
+    ) -> None:
+        if now.dry_run:
+            raise RefusedError(f"{now.id} is a dry run: it writes nothing to the load balancer.")
+        if now.state is not State.RUNNING:
+            why = f" ({now.outcome_reason})" if now.outcome_reason else ""
+            raise RefusedError(f"{now.id} is {now.state}{why}: its weight may not be raised. Start a new release.")
+        if service.holder != now.id or service.fence != asked.fence:
+            raise RefusedError(f"{now.id} no longer holds {now.service}: a newer rollout or an abort took over.")
+        if now.lease_until is not None and at > now.lease_until:
+            late = at - now.lease_until
+            raise RefusedError(f"the lease of {now.id} ran out {late:.0f} s ago: nobody watched the canary since then.")
+        if at > now.deadline:
+            raise RefusedError(f"{now.id} is past its deadline by {at - now.deadline:.0f} s.")
+        if step not in (now.step, now.step + 1):
+            raise RefusedError(f"{now.id} stands at step {now.step + 1} of its plan; step {step + 1} is not the next.")
+
+    def _intent(
+        self, connection: sa.Connection, rollout: Rollout | None, *, raises: bool, weights: Weights, why: str,
+        actor: str, at: float, service: str | None = None,
+    ) -> int:  # fmt: skip
+        name = rollout.service if rollout is not None else str(service)
+        rollout_id = rollout.id if rollout is not None else None
+        fence = rollout.fence if rollout is not None else 0
+        result = connection.execute(
+            tables.intents.insert().values(
+                rollout_id=rollout_id, service=name, fence=fence, at=at, actor=actor, raises=raises,
+                weights=weights.to_json(), why=why,
+            )
+        )  # fmt: skip
+        intent_id = int(result.inserted_primary_key[0])  # type: ignore[index]  # None only for executemany
+        detail = {"intent": intent_id, "asked": weights.to_json(), "why": why, "fence": fence}
+        event = "intends_raise" if raises else "intends_lower"
+        self._audit(connection, at, name, rollout_id, actor, event, detail)
+        return intent_id
+
+    def _audit(
+        self, connection: sa.Connection, at: float, service: str, rollout_id: str | None, actor: str, event: str,
+        detail: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        if self._engine.dialect.name == "postgresql":
+            connection.execute(sa.text("LOCK TABLE audit IN EXCLUSIVE MODE"))
+        last = connection.execute(tables.audit.select().order_by(tables.audit.c.seq.desc()).limit(1)).first()
+        values = audit_chain.link(
+            last, at=at, service=service, rollout_id=rollout_id, actor=actor, event=event,
+            detail=json.dumps(detail, sort_keys=True),
+        )  # fmt: skip
+        connection.execute(tables.audit.insert().values(**values))
+
+    def _service_row(self, connection: sa.Connection, service: str) -> sa.Row[Any]:
+        query = tables.services.select().where(tables.services.c.service == service).with_for_update()
+        row = connection.execute(query).first()
+        if row is not None:
+            return row
+        connection.execute(tables.services.insert().values(service=service, generation=0, fence=0, settings={}))
+        return connection.execute(query).one()
+
+    def _busy_sentence(self, connection: sa.Connection, service: str, holder: str) -> str:
+        other = self._rollout(connection, holder)
+        return (
+            f"{service} is busy: {other.id} (version {other.version}, run {other.run_id}, started by "
+            f"{other.started_by}) is {other.state}. Wait for it to end, or abort it first."
+        )
+
+    def _promoted_version(self, connection: sa.Connection, service: str) -> str:
+        table = tables.rollouts
+        query = sa.select(table.c.version).where(table.c.service == service, table.c.state == State.PROMOTED)
+        return connection.execute(query.order_by(table.c.generation.desc()).limit(1)).scalar() or "unknown"
+
+    def _rollout(self, connection: sa.Connection, rollout_id: str) -> Rollout:
+        row = connection.execute(tables.rollouts.select().where(tables.rollouts.c.id == rollout_id)).first()
+        if row is None:
+            raise RefusedError(f"the ledger knows no rollout {rollout_id!r}.")
+        return _rollout_record(row)
+
+    def _first(self, query: sa.Select[Any]) -> Rollout | None:
+        with self._read() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else _rollout_record(row)
+
+    def _all(self, query: sa.Select[Any]) -> list[Rollout]:
+        with self._read() as connection:
+            return [_rollout_record(row) for row in connection.execute(query)]
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the ledger could not be written: {_first_line(error)}") from error
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the ledger could not be read: {_first_line(error)}") from error
+
+
+def _make_engine(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        # Python's driver would begin transactions late and by itself; the ledger wants them at once, see below.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS}000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A deferred transaction that reads and then writes fails when another writer was faster; this one waits.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _rollout_record(row: sa.Row[Any]) -> Rollout:
+    values = dict(row._mapping)
+    return Rollout(**(values | {"state": State(values["state"])}))
+
+
+def _write_record(row: sa.Row[Any]) -> Write:
+    return Write(
+        intent_id=row.id, rollout_id=row.rollout_id, service=row.service, at=row.at, actor=row.actor,
+        raises=row.raises, asked=Weights.from_json(row.weights), why=row.why,
+        read_back=None if row.seen is None else Weights.from_json(row.seen),
+        read_back_at=row.seen_at, seconds=row.seconds,
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,55 @@
+"""Branch to the next step, to promotion or to the rollback, by the ledger's word alone."""
+
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.bases.branch import BranchMixIn
+from airflow.sdk.exceptions import AirflowSkipException
+
+from canary_release.control.stepping import ruling_of, take_off
+from canary_release.core.problems import RefusedError
+from canary_release.core.values import Decision
+from canary_release.ledger.records import Rollout
+from canary_release.operators.rollout_task import RolloutOperator, step_index
+
+
+class DecideOperator(RolloutOperator, BranchMixIn):
+    """Runs whatever happened before it.
+
+    :param weight: the step's weight.  :param next_task: the next step's first task, or the promotion.
+    :param roll_back_task: where to go in every other case.
+    """
+
+    inherits_from_skipmixin = True
+
+    def __init__(self, *, weight: str, next_task: str, roll_back_task: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weight = weight
+        self.next_task = next_task
+        self.roll_back_task = roll_back_task
+
+    def execute(self, context: Context) -> str:
+        desk = self.open_desk()
+        try:
+            rollout = self.rollout(desk, context)
+        except RefusedError as error:
+            raise AirflowSkipException(str(error)) from error
+        index = step_index(rollout, self.weight)
+        if rollout.dry_run or index is None:
+            chosen, why = self.next_task, "a dry run goes on" if rollout.dry_run else "not in this run's plan"
+        else:
+            record = ruling_of(desk, rollout, index)
+            chosen, why = self._choose(rollout, index, record.decision if record else None)
+            if chosen == self.roll_back_task and not rollout.state.final:
+                # The rollback task waits for every branch above it; the traffic does not.
+                take_off(desk, rollout, why, actor=self.actor(context))
+        self.tell(f"decide   {self.weight} %: {chosen}  ({why})", event="decide", weight=self.weight, chosen=chosen)
+        self.do_branch(context, chosen)
+        return chosen
+
+    def _choose(self, rollout: Rollout, index: int, decision: str | None) -> tuple[str, str]:
+        if index > max(rollout.step, 0):
+            raise AirflowSkipException(f"the step {self.weight} % was never begun")
+        if decision in (Decision.ADVANCE, Decision.PROMOTE) and not rollout.outcome_reason:
+            return self.next_task, f"the ledger says {decision}"
+        return self.roll_back_task, rollout.outcome_reason or f"the ledger says {decision or 'nothing'}"

@@ -1,0 +1,74 @@
+"""What all our operators share: the desk, the run's rollout, and how an error becomes a red task with one sentence."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
+
+from canary_release.control.desk import Desk, plan_of
+from canary_release.control.real_desk import open_desk
+from canary_release.core.problems import CanaryError, RefusedError
+from canary_release.core.values import Weights, plain
+from canary_release.ledger.records import Rollout
+
+BACKSTOP_RETRIES = 3
+
+
+class RolloutOperator(BaseOperator):
+    """Base of the operators that act on the rollout of their own run. Subclasses only call control and report."""
+
+    def open_desk(self) -> Desk:
+        return open_desk()
+
+    def actor(self, context: Context) -> str:
+        """Who is written into the ledger: the task and its try."""
+        instance = context["ti"]
+        return f"{self.dag_id}/{instance.task_id} (try {instance.try_number})"
+
+    def rollout(self, desk: Desk, context: Context) -> Rollout:
+        run = context["dag_run"]
+        return desk.rollout_of_run(run.dag_id, run.run_id)
+
+    def tell(self, *lines: str, **facts: Any) -> None:
+        """Write one block for people, and the same as one structured line for programs."""
+        self.log.info("\n".join(lines))
+        if facts:
+            self.log.info("canary_release fact: %s", facts)
+
+
+@contextmanager
+def refusals_are_final() -> Iterator[None]:
+    """What the ledger refuses today it refuses tomorrow: no retries for it."""
+    try:
+        yield
+    except RefusedError as error:
+        _say(f"REFUSED  {error}")
+        raise AirflowFailException(f"Refused: {error}") from error
+
+
+@contextmanager
+def problems_are_final() -> Iterator[None]:
+    """For acts that have already made the service safe: a retry would only be refused."""
+    try:
+        yield
+    except CanaryError as error:
+        _say(f"{'REFUSED' if isinstance(error, RefusedError) else 'FAILED'}  {error}")
+        raise AirflowFailException(str(error)) from error
+
+
+def _say(sentence: str) -> None:
+    """The log shows it before the traceback that Airflow adds."""
+    logging.getLogger(__name__).error(sentence)
+
+
+def step_index(rollout: Rollout, weight: str) -> int | None:
+    """Where this weight stands in the rollout's frozen plan, None when this run leaves it out."""
+    weights = [plain(step.weight) for step in plan_of(rollout).weight_steps]
+    return weights.index(weight) if weight in weights else None
+
+
+def weights_line(title: str, weights: Weights) -> str:
+    return f"  {title:<22}{weights}"

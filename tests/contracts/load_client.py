@@ -1,0 +1,85 @@
+"""Closed-loop clients that count what they got, so that a metric source's counts can be compared with the truth."""
+
+import http.client
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from contracts.waiting import wait_until
+
+
+class Client:
+    """One keep-alive connection. ``ask`` gives the body's text and the status of one GET."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+
+    def ask(self, path: str = "/") -> tuple[str, int]:
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        return response.read().decode(), response.status
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def ask_many(url: str, count: int) -> Counter[tuple[str, int]]:
+    """How often each (body, status) came in ``count`` requests, one after the other."""
+    client = Client(url)
+    try:
+        return Counter(client.ask() for _ in range(count))
+    finally:
+        client.close()
+
+
+class Load:
+    """What the clients of ``under_load`` have seen so far."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.failures: list[str] = []
+
+    @property
+    def total(self) -> int:
+        return sum(self.answers.values())
+
+    def wait_for_more(self, count: int) -> None:
+        """Return when so many answers more than now have come."""
+        goal = self.total + count
+        wait_until(lambda: self.total >= goal, f"{count} more answers")
+
+
+@contextmanager
+def under_load(url: str, clients: int = 4, pause: float = 0.002) -> Iterator[Load]:
+    """Ask from several threads, ``pause`` seconds after each answer, until the block ends.
+
+    A request fails when it gets no answer; clients never try again.
+    """
+    load, over, lock = Load(), threading.Event(), threading.Lock()
+
+    def ask_on() -> None:
+        client = Client(url)
+        while not over.wait(pause):
+            try:
+                answer = client.ask()
+            except (OSError, http.client.HTTPException) as error:
+                with lock:
+                    load.failures.append(f"{type(error).__name__}: {error}")
+                client.close()
+                continue
+            with lock:
+                load.answers[answer] += 1
+        client.close()
+
+    threads = [threading.Thread(target=ask_on, daemon=True) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,113 @@
+"""What the judge promises, on seeded traffic and checked against the binomial distribution.
+
+"At most 1 %" is refuted when more rollouts fail than a true 1 % would bring once in a thousand repetitions.
+"""
+
+import numpy as np
+import pytest
+
+from canary_release.core.judge import judge
+from canary_release.core.mixture import ALPHA
+from canary_release.core.noise import Noise
+from canary_release.core.release import Check, CheckKind
+from canary_release.core.values import Verdict
+from core.simulated import ERRORS, LATENCY, TENTH, Traffic, many_rollouts, most_by_chance, release_of, rollout
+
+PLAIN = Check("plain", CheckKind.PROPORTION)
+RELATIVE = Check("relative", CheckKind.PROPORTION, max_change=TENTH)
+CALM = Noise(1.0, 0.0)
+
+
+def false_alarms(traffic: Traffic, check: Check, number: int, noise: Noise | None, seed: int) -> int:
+    release, windows = many_rollouts(np.random.default_rng(seed), traffic, check, number)
+    last = judge(release, windows, noise=noise)[-1]
+    return sum(said.verdict is Verdict.FAIL for said in last.checks)
+
+
+def seconds_to_failure(traffic: Traffic, number: int, seed: int, noise: Noise | None = None) -> list[float]:
+    """From the onset to the end of the window that crossed the line; infinite when it never did."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(number):
+        crossed = judge(release_of(ERRORS, LATENCY), rollout(rng, traffic), noise=noise).crossed
+        found.append(float("inf") if crossed is None else (crossed - traffic.onset + 1) * traffic.seconds)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("traffic", "check", "noise"),
+    [
+        pytest.param(Traffic(1000), PLAIN, CALM, id="identical, independent requests"),
+        pytest.param(Traffic(50, wave=0.7), PLAIN, CALM, id="identical, few requests, a wave that both share"),
+        pytest.param(Traffic(1000, times=1.1), RELATIVE, CALM, id="exactly at a tolerance of 10 %"),
+        pytest.param(Traffic(50, times=2.0), ERRORS, CALM, id="exactly at a tolerance of 0.5pp"),
+        pytest.param(Traffic(1000, clump=3.0, wave=0.5), PLAIN, None, id="identical, clumps of three, default noise"),
+        pytest.param(Traffic(1000), PLAIN, None, id="identical, independent requests, default noise"),
+    ],
+)
+def test_false_alarms_stay_within_one_per_cent(traffic: Traffic, check: Check, noise: Noise | None) -> None:
+    number = 500
+    assert false_alarms(traffic, check, number, noise, seed=11) <= most_by_chance(number, ALPHA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [50, 1000])
+@pytest.mark.parametrize("clump", [1.0, 3.0])
+def test_false_alarms_stay_within_one_per_cent_over_thousands_of_rollouts(rate: float, clump: float) -> None:
+    number = 3000
+    found = false_alarms(Traffic(rate, clump=clump, wave=0.5), PLAIN, number, None, seed=7)
+    assert found <= most_by_chance(number, ALPHA)
+
+
+@pytest.mark.slow
+def test_whole_releases_with_clumps_and_latency_stay_within_one_per_cent() -> None:
+    number = 150
+    alarms = [t for t in seconds_to_failure(Traffic(clump=3.0, wave=0.5), number, 12) if t < float("inf")]
+    assert len(alarms) <= most_by_chance(number, ALPHA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stretch", [1.08, 1.10])
+def test_slowdown_within_the_tolerance_is_not_failed(stretch: float) -> None:
+    number = 80
+    rng = np.random.default_rng(13)
+    windows = [rollout(rng, Traffic(stretch=stretch)) for _ in range(number)]
+    alarms = sum(judge(release_of(LATENCY), one, noise=CALM).crossed is not None for one in windows)
+    assert alarms <= most_by_chance(number, ALPHA)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "mean", "noise"),
+    [
+        pytest.param(Traffic(times=20), 75, None, id="x20 from the start, default noise"),
+        pytest.param(Traffic(times=20), 60, Noise(1.3, 0.002), id="x20 from the start, known noise"),
+        pytest.param(Traffic(times=5, onset=35), 240, None, id="x5 in mid-rollout, default noise"),
+        pytest.param(Traffic(times=5, onset=35), 120, Noise(1.3, 0.002), id="x5 in mid-rollout, known noise"),
+        pytest.param(Traffic(stretch=1.5, onset=35), 210, None, id="latency +50 %, default noise"),
+        pytest.param(Traffic(stretch=1.5, onset=35), 90, Noise(1.3, 0.002), id="latency +50 %, known noise"),
+    ],
+)
+def test_harm_is_found_in_time_and_never_missed(traffic: Traffic, mean: float, noise: Noise | None) -> None:
+    found = seconds_to_failure(traffic, 25, 14, noise)
+    assert min(found) > 0, "not before it began"
+    assert np.mean(found) <= mean
+
+
+@pytest.mark.slow
+def test_unsafe_step_is_passed_in_at_most_one_case_of_twenty() -> None:
+    """A canary whose errors would raise the whole service's by a quarter at the next weight; one step, every look."""
+    number, rng = 150, np.random.default_rng(15)
+    traffic = Traffic(times=1.0 + 0.25 / 0.5, plan=(0.25,), windows=20, rate=1000)
+    check = Check("error_rate", CheckKind.PROPORTION)
+    passed = 0
+    for _ in range(number):
+        said = judge(release_of(check, plan=(0.25, 0.5)), rollout(rng, traffic), noise=CALM)
+        passed += any(said.verdict(at) is Verdict.PASS for at in range(len(said)))
+    assert passed <= most_by_chance(number, 0.05)
+
+
+def test_good_canary_passes_each_step_of_a_busy_service_within_its_bake() -> None:
+    rng = np.random.default_rng(16)
+    said = judge(release_of(ERRORS, LATENCY), rollout(rng, Traffic()), noise=Noise(1.3, 0.002))
+    for step in range(4):
+        assert any(said.verdict(at) is Verdict.PASS for at in range(20 * step, 20 * step + 20))
