@@ -104,8 +104,7 @@ def _wrong(release: Release, result: ReleaseResult, follower: Follower) -> list[
 
 def _say_address(stage: Stage, console: Console) -> None:
     console.print(
-        f"demo: Airflow at {stage.airflow.url}/dags/{DAG_ID}  login {stage.airflow.user} / {stage.airflow.password}"
-        f"   (before: {FIRST_VERSION} has all the traffic)",
+        f"demo: Airflow at {stage.airflow.url}/dags/{DAG_ID}  login {stage.airflow.user} / {stage.airflow.password}",
         markup=False,
         soft_wrap=True,
     )

@@ -1,6 +1,7 @@
 """What all our operators share: the desk, the run's rollout, and how an error becomes a red task with one sentence."""
 
 import logging
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from canary_release.core.values import Weights, plain
 from canary_release.ledger.records import Rollout
 
 BACKSTOP_RETRIES = 3
+LOG_WIDTH = 110
 
 
 class RolloutOperator(BaseOperator):
@@ -34,7 +36,7 @@ class RolloutOperator(BaseOperator):
 
     def tell(self, *lines: str, **facts: Any) -> None:
         """Write one block for people, and the same as one structured line for programs."""
-        self.log.info("\n".join(lines))
+        self.log.info("\n".join(wrapped(line) for text in lines for line in text.splitlines()))
         if facts:
             self.log.info("canary_release fact: %s", facts)
 
@@ -62,6 +64,14 @@ def problems_are_final() -> Iterator[None]:
 def _say(sentence: str) -> None:
     """The log shows it before the traceback that Airflow adds."""
     logging.getLogger(__name__).error(sentence)
+
+
+def wrapped(line: str) -> str:
+    """A long sentence over several lines, since the log view does not break them; table rows as they are."""
+    if len(line) <= LOG_WIDTH or "│" in line:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(line, LOG_WIDTH, subsequent_indent=indent + "    ", break_on_hyphens=False)
 
 
 def step_index(rollout: Rollout, weight: str) -> int | None:
