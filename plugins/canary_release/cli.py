@@ -107,8 +107,8 @@ def _status(arguments: argparse.Namespace) -> int:
     known = list(ledger.services())
     wanted = [arguments.service] if arguments.service else known
     if arguments.service and arguments.service not in known:
-        print(f"canary: the ledger knows no service {arguments.service!r}; it knows: {', '.join(known) or 'none yet'}.")
-        return 1
+        there = ", ".join(known) or "none yet"
+        raise CanaryError(f"the ledger knows no service {arguments.service!r}; it knows: {there}.")
     rows = [_row(rollout) for name in wanted if (rollout := (ledger.active(name) or _latest(ledger, name)))]
     return _show(rows, arguments.json, empty="no rollout has been started yet")
 
