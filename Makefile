@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help setup demo test lint schema constraints
+.PHONY: help setup demo test test-faults bench-judge lint schema constraints
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,12 @@ test: setup lint  ## everything: lint, core, contracts, a real Airflow end to en
 
 schema: setup  ## refresh include/release.schema.json from the model
 	@PYTHONPATH=plugins $(PY) -m canary_release.core.release_schema > .release.schema.new && mv .release.schema.new include/release.schema.json
+
+bench-judge: setup  ## the judge beside other tools' rules, on simulated traffic
+	@PYTHONPATH=include:plugins $(PY) -m bench --markdown docs/judge-bench.md
+
+test-faults: setup  ## kill, stop and cut off real processes; about a quarter of an hour
+	@$(PY) -m pytest -m faults tests/faults tests/faults_real
 
 constraints: setup  ## pin again what requirements-dev.txt names
 	@.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url requirements-dev.txt -o constraints.txt

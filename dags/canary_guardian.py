@@ -1,6 +1,7 @@
 """Every minute: any canary without a living rollout goes back to stable.
 
-Its own DAG in its own file, so that no broken release file and no paused release takes it along.
+Its own DAG in its own file with its own few imports, so that no broken release file, no broken module of a release and
+no paused release takes it along.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from canary_release.cli_evidence import add_evidence_commands
+from canary_release.cli_guard import add_guard_commands
 from canary_release.core.problems import CanaryError, ReleaseFileError
-from canary_release.core.release import Release
 
 _Command = Callable[[argparse.Namespace], int]
 
@@ -45,11 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     lint = _add(commands, "lint", _lint, "check release files; prints one problem a line")
     lint.add_argument("files", nargs="+", metavar="FILE")
 
-    plan = _add(commands, "plan", _plan, "show what a release file would do")
-    plan.add_argument("file", metavar="FILE")
-    plan.add_argument("--profile", help="a profile of the file (default: standard)")
-    plan.add_argument("--steps", help="a part of its weights, for example 5,100")
-
     status = _add(commands, "status", _status, "rollouts in progress and how each service stands")
     status.add_argument("service", nargs="?", metavar="SERVICE")
     status.add_argument("--json", action="store_true")
@@ -63,11 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     abort.add_argument("service", metavar="SERVICE")
     abort.add_argument("--reason", default="")
 
-    judge = _add(commands, "judge", _judge, "replay recorded windows; a line a window")
-    judge.add_argument("file", metavar="FILE")
-    judge.add_argument("--windows", required=True, metavar="CSV")
-    judge.add_argument("--history", metavar="CSV")
-    judge.add_argument("--json", action="store_true")
+    audit = _add(commands, "audit", _audit, "look for edits, deletions and a cut-off end in the audit trail")
+    audit.add_argument("what", choices=["verify"])
+
+    add_evidence_commands(commands, _add)
+    add_guard_commands(commands, _add)
     return parser
 
 
@@ -90,14 +86,6 @@ def _lint(arguments: argparse.Namespace) -> int:
         if not problems:
             print(f"{name}: ok")
     return 1 if wrong else 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from canary_release.core.plan import make_plan, render_plan
-
-    release = _release(arguments.file)
-    print(render_plan(release, make_plan(release, profile=arguments.profile, steps=arguments.steps)))
-    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -137,34 +125,14 @@ def _abort(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(arguments: argparse.Namespace) -> int:
-    from canary_release.core.replay import replay
+def _audit(arguments: argparse.Namespace) -> int:
+    from canary_release.control.real_desk import open_ledger
 
-    release = _release(arguments.file)
-    history = _frame(arguments.history) if arguments.history else None
-    said = replay(release, _frame(arguments.windows), history)
-    for row in said.to_dict("records"):
-        if arguments.json:
-            print(json.dumps({str(key): value for key, value in row.items()}, allow_nan=False))
-        else:
-            print(f"{row['window']:>6}  {row['decision']:<9} {row['evidence']:>10.3g} : 1  {row['reason']}")
-    return 0
-
-
-def _frame(name: str) -> Any:
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(name) if name.endswith(".parquet") else pd.read_csv(name)
-    except (OSError, ValueError, pd.errors.ParserError, ImportError) as error:
-        raise CanaryError(f"{name}: not a table of windows that can be read: {str(error).splitlines()[0]}") from error
-
-
-def _release(name: str) -> Release:
-    from canary_release.core.release_file import load_release
-    from canary_release.hooks.registry import BACKENDS
-
-    return load_release(Path(name), source_name=name, backends=BACKENDS)
+    head, problems = open_ledger().verify_audit()
+    for problem in problems:
+        print(problem)
+    print(f"{head.seq} entries, head {head.hash}: {'NOT whole' if problems else 'whole'}")
+    return 1 if problems else 0
 
 
 def _row(rollout: Any) -> dict[str, Any]:

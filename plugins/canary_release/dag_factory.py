@@ -3,7 +3,9 @@
 start -> [1 %: shift -> bake -> compare -> decide] -> [5 %: ...] -> promote -> roll_back -> outcome -> settle
 """
 
+import hashlib
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Context, Param, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
-from canary_release.control.real_desk import read_release
 from canary_release.core.plan import make_plan, render_plan
 from canary_release.core.problems import ReleaseFileError
 from canary_release.core.release import Approval, Release, Step
@@ -21,32 +22,54 @@ from canary_release.operators.decide_branch import DecideOperator
 from canary_release.operators.end_release import OutcomeOperator, PromoteOperator, RollBackOperator, SettleOperator
 from canary_release.operators.rollout_task import BACKSTOP_RETRIES
 from canary_release.operators.shift_weight import ShiftWeightOperator
-from canary_release.operators.start_release import StartReleaseOperator
+from canary_release.operators.start_release import LONGEST, StartReleaseOperator, plain_text, read_release_file
 from canary_release.sensors.bake_sensor import BakeSensor
 
 PREFIX = "release_"
 TAG = "canary-release"
 START, PROMOTE, ROLL_BACK, OUTCOME, SETTLE = "start", "promote", "roll_back", "outcome", "settle"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST_TAG = 100  # Airflow's
+_LONGEST_LINE = 2000
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 _DEFAULTS = {"owner": "canary-release", "retries": 2, "retry_delay": timedelta(seconds=2)}
 
 
 def release_dags(folder: Path) -> dict[str, DAG]:
-    """One DAG for each ``*.yaml`` in the folder (or in CANARY_RELEASES); a broken file gives a DAG that shows why."""
+    """One DAG for each ``*.yaml`` in the folder (or in CANARY_RELEASES); a broken file gives a DAG that shows why.
+
+    Hidden files are not looked at: editors and mounts keep theirs there.
+    """
     place = Path(os.environ.get("CANARY_RELEASES") or folder)
-    dags = [dag_for(path) for path in sorted(place.glob("*.yaml"))]
+    dags = [dag_for(path) for path in sorted(place.glob("*.yaml")) if not path.name.startswith(".")]
     return {dag.dag_id: dag for dag in dags}
 
 
 def dag_for(path: Path) -> DAG:
     try:
-        release = read_release(path)
+        _require_name(path)
+        release = read_release_file(path)
         _require_runnable(release, path)
         return release_dag(release, path)
     except ReleaseFileError as error:
         return broken_dag(path, error.problems)
     except Exception as error:  # noqa: BLE001  one file must never take the others' DAGs with it
         return broken_dag(path, [f"{path.name}: {type(error).__name__}: {error}"])
+
+
+def _require_name(path: Path) -> None:
+    if not _NAME.fullmatch(path.stem):
+        raise ReleaseFileError(
+            [f"{path.name}:1: the file's name may hold up to 128 letters, digits, `.`, `_` and `-`; rename it"]
+        )
+
+
+def _dag_id(path: Path) -> str:
+    """Of the file's name; a name that cannot be an id becomes one that no other file has."""
+    if _NAME.fullmatch(path.stem):
+        return PREFIX + path.stem
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    return f"{PREFIX}{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)[:100]}_{mark}"
 
 
 def _require_runnable(release: Release, path: Path) -> None:
@@ -59,14 +82,14 @@ def _require_runnable(release: Release, path: Path) -> None:
 def release_dag(release: Release, path: Path) -> DAG:
     """The rollout as static task groups, one for each weight of any profile, in ascending order."""
     dag = DAG(
-        dag_id=PREFIX + path.stem,
+        dag_id=_dag_id(path),
         dag_display_name=f"release {path.stem}",
         description=f"Canary release of {release.service}",
         doc_md=f"Canary release of **{release.service}**.\n\n```\n{render_plan(release, make_plan(release))}\n```\n",
         schedule=None,
         catchup=False,
         max_active_runs=1,
-        tags=[TAG, f"service:{release.service}", f"lb:{release.load_balancer.type}"],
+        tags=[TAG, f"service:{release.service}"[:_LONGEST_TAG], f"lb:{release.load_balancer.type}"],
         params=_params(release),
         default_args=_DEFAULTS | ({"owner": release.owner} if release.owner else {}),
         render_template_as_native_obj=False,
@@ -139,17 +162,18 @@ def _params(release: Release) -> dict[str, Param]:
             title="Version",
             description="The version that the idle side runs",
             minLength=1,
-            maxLength=128,
+            maxLength=LONGEST["version"],
             pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$",
         ),
         "profile": Param("standard", type="string", title="Profile", enum=profiles, values_display=shown),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Everything but the writes"),
-        "reason": Param(None, type=["null", "string"], title="Reason", maxLength=2000, section="More"),
+        "reason": Param(None, type=["null", "string"], title="Reason", maxLength=LONGEST["reason"], section="More"),
         "steps": Param(
             None,
             type=["null", "string"],
             title="Steps",
             description="A part of the profile's weights, for example 5,100",
+            maxLength=LONGEST["steps"],
             pattern=r"^\s*[0-9.]+\s*(,\s*[0-9.]+\s*)*$",
             section="More",
         ),
@@ -163,10 +187,12 @@ def _ladder(release: Release, profile: str) -> str:
 
 def broken_dag(path: Path, problems: list[str]) -> DAG:
     """Red by itself: it runs once, and its one task fails with the problems."""
-    text = "\n".join(problems)
+    problems = [plain_text(problem, _LONGEST_LINE) for problem in problems]
+    # Backticks would end the block, and what follows would be read as Markdown.
+    text = "\n".join(problems).replace("`" * 3, '"' * 3)
     with DAG(
-        dag_id=PREFIX + path.stem,
-        dag_display_name=f"release {path.stem} · BROKEN FILE",
+        dag_id=_dag_id(path),
+        dag_display_name=f"release {plain_text(path.stem, 128)} · BROKEN FILE",
         description=problems[0][:200],
         doc_md=f"This release file cannot be used:\n\n```\n{text}\n```\n",
         schedule="@once",

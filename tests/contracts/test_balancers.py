@@ -2,7 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,11 +15,14 @@ import pytest
 from canary_release.core.ports import LoadBalancer
 from canary_release.core.problems import LoadBalancerError, UnknownTargetError
 from canary_release.core.values import Weights
+from canary_release.hooks.haproxy import HaproxyHook
 from canary_release.hooks.memory_balancer import MemoryBalancer
 from canary_release.hooks.traefik import TraefikHook
 from contracts.conftest import BACKENDS, Shop
+from contracts.little_servers import Answer, little_server
 from contracts.load_client import ask_many, under_load
 from contracts.waiting import wait_until
+from demo.haproxy_server import HaproxyServer
 
 STABLE, CANARY = BACKENDS
 
@@ -27,6 +32,7 @@ class Case:
     """One load balancer under test. configuration: all it holds apart from the two weights, to be compared.
 
     stranger: a hook that names a backend it does not have.  other_actor: a second, independent hook.
+    leased: weights stand only as long as a lease does, and a restart ends it.
     """
 
     balancer: LoadBalancer
@@ -34,7 +40,8 @@ class Case:
     stranger: LoadBalancer
     configuration: Callable[[], Any]
     restart: Callable[[], None]
-    url: str | None = None
+    url: str = ""
+    leased: bool = False
 
 
 def memory_case(request: pytest.FixtureRequest) -> Case:
@@ -73,7 +80,44 @@ def traefik_case(request: pytest.FixtureRequest) -> Case:
     )
 
 
-CASES = {"memory": memory_case, "traefik": traefik_case}
+@pytest.fixture(scope="session")
+def running_haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxyServer]:
+    folder = tmp_path_factory.mktemp("haproxy")
+    with ExitStack() as started:
+        urls = {name: started.enter_context(little_server(Answer(name.encode()))).url for name in BACKENDS}
+        yield started.enter_context(HaproxyServer(folder, urls))
+
+
+def haproxy_case(request: pytest.FixtureRequest) -> Case:
+    haproxy: HaproxyServer = request.getfixturevalue("running_haproxy")
+    request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_HAPROXY_CONTRACT", json.dumps(haproxy.connection()))
+    haproxy.process.stop()
+    haproxy.reset_file()
+    with haproxy.map_file.open("a") as file:
+        file.write("another-service.share 700\n")
+    haproxy.restart()
+
+    def make(*backends: str) -> HaproxyHook:
+        return HaproxyHook("haproxy_contract", (backends[0], backends[1]), HaproxyHook.Options())
+
+    def configuration() -> Any:
+        entries = [line.split()[1:] for line in haproxy.command(f"show map {haproxy.map_file}").splitlines() if line]
+        return haproxy.map_file.read_text(), [entry for entry in entries if not entry[0].startswith(CANARY)]
+
+    make(*BACKENDS).renew_lease(time.time() + 600, STABLE)
+    return Case(
+        make(*BACKENDS),
+        make(*BACKENDS),
+        make(STABLE, "nobody"),
+        configuration,
+        haproxy.restart,
+        url=haproxy.url,
+        leased=True,
+    )
+
+
+CASES = {"memory": memory_case, "traefik": traefik_case, "haproxy": haproxy_case}
+SERVERS = ("traefik", "haproxy")
 
 
 @pytest.fixture(params=list(CASES))
@@ -160,10 +204,11 @@ def test_a_change_by_somebody_else_is_seen(case: Case) -> None:
     wait_until(lambda: case.balancer.get_weights() == split("33.3"), "the other actor's weights")
 
 
-def test_weights_stand_after_a_restart_of_the_server(case: Case) -> None:
+def test_after_a_restart_of_the_server_weights_stand_unless_a_lease_held_them(case: Case) -> None:
     shift(case.balancer, split("12.5"))
     case.restart()
-    wait_until(lambda: case.balancer.get_weights() == split("12.5"), "the weights after the restart")
+    expected = split("0" if case.leased else "12.5")
+    wait_until(lambda: case.balancer.get_weights() == expected, "the weights after the restart")
 
 
 def test_writers_at_the_same_time_leave_the_weights_of_one_of_them(case: Case) -> None:
@@ -178,9 +223,10 @@ def test_writers_at_the_same_time_leave_the_weights_of_one_of_them(case: Case) -
 
 
 @pytest.mark.slow
-def test_no_request_fails_over_40_flips_under_load(shop: Shop, request: pytest.FixtureRequest) -> None:
-    case = traefik_case(request)
-    with under_load(shop.traefik.url) as load:
+@pytest.mark.parametrize("name", SERVERS)
+def test_no_request_fails_over_40_flips_under_load(name: str, request: pytest.FixtureRequest) -> None:
+    case = CASES[name](request)
+    with under_load(case.url) as load:
         load.wait_for_more(50)
         for flip in range(40):
             shift(case.balancer, split("0" if flip % 2 else "100"))

@@ -62,7 +62,8 @@ def test_failure_names_the_check_the_counts_and_the_evidence() -> None:
 
 
 def test_counts_of_a_late_failure_start_where_the_harm_began() -> None:
-    said = judge(release_of(ERRORS), rollout(np.random.default_rng(3), Traffic(times=8, onset=35)))
+    windows = rollout(np.random.default_rng(3), Traffic(times=8, onset=35))
+    said = judge(release_of(ERRORS), windows, noise=Noise(1.3, 0.002))
     crossed = said.crossed
     assert crossed is not None
     assert 35 <= crossed <= 41
@@ -146,9 +147,10 @@ def test_better_canary_never_fails() -> None:
 def test_breaker_takes_a_canary_off_that_fails_a_quarter_of_its_requests_even_without_an_error_check() -> None:
     slow = replace(LATENCY, observe_only=True)
     said = judge(release_of(slow), counted((60, 100), (1, 900)))
-    assert said[0].verdict is Verdict.FAIL
-    assert said[0].blamed == "error_rate"
-    assert "a quarter or more" in said[0].sentence
+    assert said[0].verdict is not Verdict.FAIL, "60 errors may be ten clumps"
+    assert said[1].verdict is Verdict.FAIL
+    assert said[1].blamed == "error_rate"
+    assert "a quarter or more" in said[1].sentence
     both = verdicts(counted((60, 100), (500, 900)), slow)
     assert Verdict.FAIL not in both, "stable fails as often"
 
@@ -229,7 +231,7 @@ def test_absolute_latency_limit_is_read_at_the_next_bucket_edge_above_it() -> No
 def test_single_values_fail_after_enough_windows_and_not_before() -> None:
     check = Check("p99", CheckKind.VALUE, max_change=TENTH)
     windows = [
-        replace(w, canary=Counts(10, values={"p99": 0.9}), stable=Counts(10, values={"p99": 0.5}))
+        replace(w, canary=Counts(10, values={"p99": 0.9}), stable=Counts(90, values={"p99": 0.5}))
         for w in counted((0, 1), (0, 1), 30)
     ]
     said = judge(release_of(check), windows)

@@ -6,9 +6,14 @@
 import numpy as np
 import pytest
 
+from bench.traffic import Noise as TrafficNoise
+from bench.traffic import NoiseKind, Plan, Regression, Service, history, simulate
+from canary_release.core.frames import record_from_frame
 from canary_release.core.judge import judge
+from canary_release.core.judgements import Judgements
 from canary_release.core.mixture import ALPHA
 from canary_release.core.noise import Noise
+from canary_release.core.noise_learning import learn
 from canary_release.core.release import Check, CheckKind
 from canary_release.core.values import Verdict
 from core.simulated import ERRORS, LATENCY, TENTH, Traffic, many_rollouts, most_by_chance, release_of, rollout
@@ -16,6 +21,12 @@ from core.simulated import ERRORS, LATENCY, TENTH, Traffic, many_rollouts, most_
 PLAIN = Check("plain", CheckKind.PROPORTION)
 RELATIVE = Check("relative", CheckKind.PROPORTION, max_change=TENTH)
 CALM = Noise(1.0, 0.0)
+PLAIN_ERRORS = Check("error_rate", CheckKind.PROPORTION)
+HARMLESS = Regression()
+
+
+def clumps(mean: float) -> TrafficNoise:
+    return TrafficNoise(NoiseKind.CLUMPS, clump=mean)
 
 
 def false_alarms(traffic: Traffic, check: Check, number: int, noise: Noise | None, seed: int) -> int:
@@ -76,21 +87,69 @@ def test_slowdown_within_the_tolerance_is_not_failed(stretch: float) -> None:
     assert alarms <= most_by_chance(number, ALPHA)
 
 
+KNOWN = Noise(1.3, 0.002)
+
+
 @pytest.mark.parametrize(
     ("traffic", "mean", "noise"),
     [
-        pytest.param(Traffic(times=20), 75, None, id="x20 from the start, default noise"),
-        pytest.param(Traffic(times=20), 60, Noise(1.3, 0.002), id="x20 from the start, known noise"),
-        pytest.param(Traffic(times=5, onset=35), 240, None, id="x5 in mid-rollout, default noise"),
-        pytest.param(Traffic(times=5, onset=35), 120, Noise(1.3, 0.002), id="x5 in mid-rollout, known noise"),
+        pytest.param(Traffic(times=20), 100, None, id="x20 from the start, default noise"),
+        pytest.param(Traffic(times=20), 60, KNOWN, id="x20 from the start, known noise"),
+        pytest.param(Traffic(times=5, onset=35), 450, None, id="x5 in mid-rollout, default noise"),
+        pytest.param(Traffic(times=5, onset=35), 120, KNOWN, id="x5 in mid-rollout, known noise"),
         pytest.param(Traffic(stretch=1.5, onset=35), 210, None, id="latency +50 %, default noise"),
-        pytest.param(Traffic(stretch=1.5, onset=35), 90, Noise(1.3, 0.002), id="latency +50 %, known noise"),
+        pytest.param(Traffic(stretch=1.5, onset=35), 90, KNOWN, id="latency +50 %, known noise"),
     ],
 )
 def test_harm_is_found_in_time_and_never_missed(traffic: Traffic, mean: float, noise: Noise | None) -> None:
     found = seconds_to_failure(traffic, 25, 14, noise)
     assert min(found) > 0, "not before it began"
     assert np.mean(found) <= mean
+
+
+def learned_rollouts(
+    service: Service, number: int, seed: int, harm: Regression = HARMLESS, tolerance: Check = PLAIN_ERRORS
+) -> list[Judgements]:
+    """Rollouts of a service with 30-second windows, each judged with what three hours of its instances had taught."""
+    plan = Plan()
+    release = release_of(tolerance, LATENCY, plan=(*plan.ladder, 1.0))
+    known = [learn(release, history(service, 3.0, plan.window, seed * 100 + at)) for at in range(4)]
+    seen = simulate(service, plan, harm, number, seed)
+    frames = (seen.frame(at) for at in range(number))
+    return [judge(release, record_from_frame(frame), noise=known[at % len(known)]) for at, frame in enumerate(frames)]
+
+
+def wandering(deviation: float, lasting: float) -> TrafficNoise:
+    return TrafficNoise(NoiseKind.INSTANCES, deviation=deviation, lasting=lasting)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instances", [4, 40])
+@pytest.mark.parametrize("noise", [wandering(0.3, 120.0), wandering(0.3, 600.0), clumps(6.0)], ids=lambda n: n.name)
+def test_noise_that_was_learned_keeps_false_alarms_within_one_per_cent(noise: TrafficNoise, instances: int) -> None:
+    number = 120
+    found = learned_rollouts(Service(errors=0.01, instances=instances, noise=noise), number, 31)
+    assert sum(said.crossed is not None for said in found) <= most_by_chance(number, ALPHA)
+
+
+@pytest.mark.parametrize("noise", [wandering(0.3, 600.0), clumps(3.0)], ids=lambda noise: noise.name)
+def test_errors_times_five_in_mid_rollout_are_found_although_the_service_is_noisy(noise: TrafficNoise) -> None:
+    found = learned_rollouts(Service(instances=12, noise=noise), 20, 33, Regression(errors=5.0, onset=1200.0))
+    seconds = [float("inf") if said.crossed is None else 30.0 * (said.crossed + 1) - 1200.0 for said in found]
+    assert min(seconds) > 0
+    assert np.mean(seconds) <= 135, "2.5 times what a judge that knows everything needs, and a minute"
+
+
+def test_good_canary_of_a_busy_service_that_is_known_is_through_in_ten_minutes() -> None:
+    """Every step's first pass, added up, for a plan of forty minutes."""
+    total = []
+    for said in learned_rollouts(Service(), 12, 35, tolerance=ERRORS):
+        steps = [
+            [at for at in range(20 * step, 20 * step + 20) if said.verdict(at) is Verdict.PASS] for step in range(4)
+        ]
+        assert all(steps)
+        total.append(sum(30.0 * (passed[0] - 20 * step + 1) for step, passed in enumerate(steps)))
+    assert np.mean(total) <= 600
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from canary_release.core.decide import Facts, decide, decide_on
 from canary_release.core.frames import frame_from_windows
 from canary_release.core.judge import judge
+from canary_release.core.noise import Noise
 from canary_release.core.release import Step, WhenUndecided
 from canary_release.core.replay import COLUMNS, replay
 from canary_release.core.values import Decision, Verdict
@@ -56,6 +57,55 @@ def test_extension_that_is_over_waits_for_a_person() -> None:
     step = replace(STEP, when_undecided=WhenUndecided.EXTEND, extend_up_to=300.0)
     facts = Facts(Verdict.UNDECIDED, "", 900.0, 1000)
     assert "a person decides" in decide_on(release_of(ERRORS), [step, LAST], 0, facts).reason
+
+
+def test_undecided_step_that_leans_towards_harm_bakes_once_more_and_then_waits_for_a_person() -> None:
+    leaning = Facts(Verdict.UNDECIDED, "so it is.", 600.0, 1000, leaning=("error_rate",))
+    for policy, longest in ((WhenUndecided.ADVANCE, 1200.0), (WhenUndecided.EXTEND, 900.0)):
+        step = replace(STEP, when_undecided=policy, extend_up_to=900.0)
+        rulings = [
+            decide_on(release_of(ERRORS), [step, LAST], 0, replace(leaning, baked=baked))
+            for baked in (600.0, longest - 1.0, longest)
+        ]
+        assert {ruling.decision for ruling in rulings} == {Decision.HOLD}
+        assert f"extended from 600 up to {longest:g} s: error_rate leans towards harm (5 : 1" in rulings[1].reason
+        assert "a person decides" in rulings[2].reason
+
+
+@pytest.mark.parametrize("baked", [700.0, 1200.0, 5000.0])
+def test_undecided_step_advances_as_soon_as_it_no_longer_leans(baked: float) -> None:
+    assert decided(Verdict.UNDECIDED, baked=baked) is Decision.ADVANCE
+
+
+def test_lean_that_passes_within_the_bake_costs_no_time() -> None:
+    assert decided(Verdict.PASS, baked=60.0) is Decision.ADVANCE
+
+
+@pytest.mark.parametrize("policy", list(WhenUndecided))
+def test_check_that_is_not_critical_holds_whatever_the_policy_and_how_long(policy: WhenUndecided) -> None:
+    step = replace(STEP, when_undecided=policy, extend_up_to=900.0)
+    assert decided(Verdict.UNDECIDED, step=step, baked=1e5, failing=("error_rate",)) is Decision.HOLD
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.UNDECIDED])
+def test_reason_to_hold_is_stronger_than_any_policy(verdict: Verdict) -> None:
+    step = replace(STEP, when_undecided=WhenUndecided.ROLL_BACK)
+    assert decided(verdict, step=step, holds=("so it is.",)) is Decision.HOLD
+
+
+def test_slightly_worse_canary_is_not_advanced_over_an_unfinished_doubt() -> None:
+    """Half as many errors again: at some bake's end the evidence leans, and the step must not go on then."""
+    release = release_of(ERRORS, plan=(0.25, 1.0), bake=300.0)
+    leant = 0
+    for seed in range(12):
+        windows = rollout(np.random.default_rng(seed), Traffic(rate=150.0, times=2.6, windows=30, plan=(0.25,)))
+        judgements = judge(release, windows, noise=Noise(1.2, 0.01))
+        steps = [step for step in release.steps if isinstance(step, Step)]
+        for at in range(9, 20):
+            if judgements.leaning(at) and judgements.verdict(at) is Verdict.UNDECIDED:
+                leant += 1
+                assert decide(release, steps, 0, windows[: at + 1], judgements[: at + 1]).decision is Decision.HOLD
+    assert leant > 0, "the story needs a doubt"
 
 
 @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.UNDECIDED])

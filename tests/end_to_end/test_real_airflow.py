@@ -114,4 +114,9 @@ def test_broken_release_file_is_a_red_dag_that_shows_the_error(stage: Stage) -> 
     wait_for("its run is over", lambda: [run for run in stage.airflow.api.runs("release_broken") if run.over], 60)
     (run,) = stage.airflow.api.runs("release_broken")
     assert run.state == "failed"
-    assert "broken.yaml:4" in stage.airflow.api.log("release_broken", run.run_id, "release_file")
+    # The task's state arrives before the last lines of its log do.
+    wait_for(
+        "its log shows the error",
+        lambda: "broken.yaml:4" in stage.airflow.api.log("release_broken", run.run_id, "release_file"),
+        20,
+    )

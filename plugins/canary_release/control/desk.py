@@ -3,22 +3,32 @@
 Everything is handed in, so that the same code runs in a task, a trigger, the guardian, a terminal and a simulation.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from canary_release.control.safe_writes import SafeWriter
+from canary_release.control.safe_writes import Page, SafeWriter
 from canary_release.core.plan import Plan
 from canary_release.core.ports import Clock, LoadBalancer, MetricSource
 from canary_release.core.problems import RefusedError
 from canary_release.core.release import Release, Step
+from canary_release.core.values import Weights
 from canary_release.ledger.records import Rollout
 from canary_release.ledger.store import Ledger
 
 
+def log_page(service: str, sentence: str) -> None:
+    """Without anybody to wake, the log is all there is."""
+    logging.getLogger(__name__).critical("PAGE  %s: %s", service, sentence)
+
+
 @dataclass
 class Desk:
-    """balancer_of(release), source_of(release, stable, canary): make the hooks; read_release(text, name): parse a
-    frozen release file. Hooks are made once a release file and kept, since resolving a connection may be slow.
+    """The outside, handed in.
+
+    balancer_of(release), source_of(release, stable, canary): make the hooks; they are made once a release file and
+        kept, since resolving a connection may be slow.
+    read_release(text, name): parse a frozen release file.  page(service, sentence): wake somebody.
     """
 
     ledger: Ledger
@@ -26,6 +36,7 @@ class Desk:
     balancer_of: Callable[[Release], LoadBalancer]
     source_of: Callable[[Release, str, str], MetricSource]
     read_release: Callable[[str, str], Release]
+    page: Page = log_page
     _balancers: dict[str, LoadBalancer] = field(default_factory=dict)
     _sources: dict[tuple[str, str], MetricSource] = field(default_factory=dict)
     _releases: dict[str, Release] = field(default_factory=dict)
@@ -49,7 +60,7 @@ class Desk:
         return self._sources[key]
 
     def writer(self, release: Release, *, actor: str) -> SafeWriter:
-        return SafeWriter(self.ledger, self.balancer(release), self.clock, actor=actor)
+        return SafeWriter(self.ledger, self.balancer(release), self.clock, actor=actor, page=self.page)
 
     def rollout_of_run(self, dag_id: str, run_id: str) -> Rollout:
         """RefusedError when the run's start never got as far as the ledger."""
@@ -69,3 +80,7 @@ def step_of(rollout: Rollout, index: int) -> Step:
     if not 0 <= index < len(steps):
         raise RefusedError(f"the plan of {rollout.id} has {len(steps)} steps; there is no step {index + 1}.")
     return steps[index]
+
+
+def weights_for(rollout: Rollout, step: Step) -> Weights:
+    return Weights.split(stable=rollout.stable, canary=rollout.canary, canary_percent=step.weight)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from canary_release.control.desk import Desk, plan_of
+from canary_release.control.desk import Desk, plan_of, weights_for
 from canary_release.control.safe_writes import Written
 from canary_release.control.starting import sides
-from canary_release.control.stepping import ruling_of, weights_for
+from canary_release.control.stepping import ruling_of
+from canary_release.control.way_back import BroughtBack, bring_back, unwatched
 from canary_release.core.problems import CanaryError, RefusedError
-from canary_release.core.values import FULL, Decision, Weights
+from canary_release.core.values import FULL, Weights
 from canary_release.ledger.records import Rollout, State
 
 
@@ -29,16 +30,14 @@ def promote(desk: Desk, rollout: Rollout, *, actor: str) -> Ended:
     if rollout.state is State.PROMOTED:
         return Ended(rollout, None, f"{rollout.id} was promoted already")
     steps = plan_of(rollout).weight_steps
-    record = ruling_of(desk, rollout, len(steps) - 1)
-    if record is None or record.decision != Decision.PROMOTE:
-        said = "nothing" if record is None else f"{record.decision} ({record.reason})"
-        raise RefusedError(f"{rollout.id} cannot be promoted: for its last step the ledger says {said}.")
     release = desk.release(rollout)
     seen, wanted = desk.balancer(release).get_weights(), weights_for(rollout, steps[-1])
     if seen != wanted:
         raise RefusedError(f"{rollout.id} cannot be promoted: the load balancer says {seen}, not {wanted}.")
     committed = desk.ledger.commit_promotion(rollout, actor=actor, at=desk.clock.now())
-    return _to_safe_side(desk, committed, f"promoted: {record.reason}", actor=actor, patience=None)
+    record = ruling_of(desk, rollout, len(steps) - 1)
+    why = f"promoted: {record.reason}" if record is not None else "promoted"
+    return _ended(bring_back(desk, committed, why, actor=actor, patience=None))
 
 
 def roll_back(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: float | None = None) -> Ended:
@@ -46,10 +45,7 @@ def roll_back(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: f
 
     After promotion was committed the safe side is the new version. A rollout that is over is left as it is.
     """
-    now = desk.ledger.rollout(rollout.id)
-    if now.state.final:
-        return Ended(now, None, f"{now.id} is over: {now.state} ({now.outcome_reason})")
-    return _to_safe_side(desk, now, now.outcome_reason or why, actor=actor, patience=patience)
+    return _ended(bring_back(desk, rollout, why, actor=actor, patience=patience))
 
 
 def settle(desk: Desk, rollout: Rollout, *, actor: str) -> Ended | None:
@@ -90,7 +86,7 @@ def reconcile(desk: Desk, *, actor: str) -> list[Ended]:
     """What the guardian does at every tick: end each rollout that nobody watches any more."""
     done: list[Ended] = []
     for rollout in desk.ledger.unfinished():
-        why = abandoned(rollout, desk.clock.now())
+        why = unwatched(rollout, desk.clock.now())
         if why is None:
             continue
         try:
@@ -104,23 +100,5 @@ def reconcile(desk: Desk, *, actor: str) -> list[Ended]:
 _GUARDIAN_PATIENCE = 20.0
 
 
-def abandoned(rollout: Rollout, now: float) -> str | None:
-    """Why the guardian must end this rollout, None when it is in good hands."""
-    if rollout.lease_until is not None and now > rollout.lease_until:
-        return (
-            rollout.outcome_reason
-            or f"its lease ran out {now - rollout.lease_until:.0f} s ago: nobody watched the canary"
-        )
-    if now > rollout.deadline:
-        return rollout.outcome_reason or f"it is {now - rollout.deadline:.0f} s past its deadline"
-    return None
-
-
-def _to_safe_side(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: float | None) -> Ended:
-    writer = desk.writer(desk.release(rollout), actor=actor)
-    written = writer.to_safe_side(
-        rollout.service, rollout, safe=rollout.safe_side, other=rollout.other_side, why=why, patience=patience
-    )
-    state = State.PROMOTED if rollout.safe_side == rollout.canary else State.ROLLED_BACK
-    ended = desk.ledger.end(rollout, state, reason=why, actor=actor, at=written.at)
-    return Ended(ended, written, f"{ended.id} {ended.state}: {why}")
+def _ended(done: BroughtBack) -> Ended:
+    return Ended(done.rollout, done.written, done.sentence)

@@ -6,10 +6,15 @@ even when the ledger cannot be reached, and it is tried until the load balancer 
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from canary_release.core.ports import Clock, LoadBalancer
-from canary_release.core.problems import ConnectionSettingsError, LedgerError, LoadBalancerError
+from canary_release.control.patience import patiently
+from canary_release.core.ports import Clock, KeepsLease, LoadBalancer
+from canary_release.core.problems import (
+    ConnectionSettingsError,
+    LoadBalancerError,
+)
 from canary_release.core.values import FULL, NONE, Weights
 from canary_release.ledger.records import Rollout
 from canary_release.ledger.store import Ledger
@@ -17,10 +22,15 @@ from canary_release.ledger.store import Ledger
 log = logging.getLogger(__name__)
 
 READ_BACK_SECONDS = 10.0
+PAGE_AFTER = 60.0
+PAGE_AGAIN = 300.0
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 30.0
+
+Page = Callable[[str, str], None]
+"""Wakes a person: (service, sentence)."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +47,19 @@ class Written:
 class SafeWriter:
     """Writes the weights of one service, for one actor (a task, a trigger, the guardian, a person)."""
 
-    def __init__(self, ledger: Ledger, balancer: LoadBalancer, clock: Clock, *, actor: str) -> None:
+    def __init__(self, ledger: Ledger, balancer: LoadBalancer, clock: Clock, *, actor: str, page: Page) -> None:
         self._ledger = ledger
         self._balancer = balancer
         self._clock = clock
         self._actor = actor
+        self._page = page
 
     def raise_weight(self, rollout: Rollout, *, step: int, weights: Weights, why: str, lease_until: float) -> Written:
-        """Raise the canary's weight for a step. RefusedError before, LoadBalancerError during or after the write."""
+        """Raise the canary's weight for a step. RefusedError before, LoadBalancerError during or after the write.
+
+        Authority is looked at three times: with the intent, right before the write (this process may have slept in
+        between), and after it: a raise that overtook an abort takes itself back.
+        """
         intent = self._ledger.intend_raise(
             rollout,
             step=step,
@@ -54,39 +69,64 @@ class SafeWriter:
             at=self._clock.now(),
             lease_until=lease_until,
         )
-        written = self._write_and_confirm(weights)
+        written = patiently(self._clock, lambda: self._raise_once(rollout, weights, lease_until))
         self._observed(intent, written)
+        self._ledger.may_stand(rollout, at=self._clock.now())
         return written
+
+    def _raise_once(self, rollout: Rollout, weights: Weights, lease_until: float) -> Written:
+        self.renew_lease(rollout, lease_until)
+        self._ledger.may_stand(rollout, at=self._clock.now())
+        return self._write_and_confirm(weights)
+
+    def renew_lease(self, rollout: Rollout, until: float) -> None:
+        """Where the load balancer itself can take the canary off, tell it until when it need not."""
+        if isinstance(self._balancer, KeepsLease):
+            self._balancer.renew_lease(until, rollout.safe_side)
 
     def to_safe_side(
         self, service: str, rollout: Rollout | None, *, safe: str, other: str, why: str, patience: float | None
     ) -> Written:
         """Give everything to ``safe`` and see it in force.
 
-        patience: seconds to keep trying; None means for ever. Raises LoadBalancerError when it runs out.
+        patience: seconds to keep trying; None means for ever, and wakes somebody after a minute. Raises
+        LoadBalancerError when it runs out.
         """
         weights = Weights({safe: FULL, other: NONE})
         intent = self._intend_lower(service, rollout, weights, why)
-        began, attempts, pause = self._clock.now(), 0, _FIRST_RETRY
+        if rollout is not None and self._has_swapped(rollout, safe):
+            # Promotion was committed before our intent could bar it: the other side is the proven one now.
+            safe, other = other, safe
+            weights = Weights({safe: FULL, other: NONE})
+        began, attempts, pause, next_page = self._clock.now(), 0, _FIRST_RETRY, PAGE_AFTER
         while True:
             attempts += 1
             try:
+                self._end_lease(safe)
                 written = self._write_and_confirm(weights)
+                break
             except (LoadBalancerError, ConnectionSettingsError) as error:
                 spent = self._clock.now() - began
                 if patience is not None and spent >= patience:
                     raise
-                wait = random.uniform(pause / 2, pause)
-                log.error(
-                    "%s: NOT back on %s after %.0f s: %s; trying again in %.1f s", service, safe, spent, error, wait
-                )
-                self._clock.sleep(wait)
-                pause = min(pause * 2, _LONGEST_RETRY)
-                continue
-            done = Written(weights, written.read_back, self._clock.now() - began, written.at, attempts)
-            if intent is not None:
-                self._observed(intent, done)
-            return done
+                sentence = f"NOT back on {safe} after {spent:.0f} s: {error}"
+            wait = random.uniform(pause / 2, pause)
+            log.error("%s: %s; trying again in %.1f s", service, sentence, wait)
+            if spent >= next_page:
+                next_page = spent + PAGE_AGAIN
+                self._wake(service, sentence)
+            self._clock.sleep(wait)
+            pause = min(pause * 2, _LONGEST_RETRY)
+        done = Written(weights, written.read_back, self._clock.now() - began, written.at, attempts)
+        if intent is not None:
+            self._observed(intent, done)
+        return done
+
+    def _has_swapped(self, rollout: Rollout, safe: str) -> bool:
+        try:
+            return self._ledger.rollout(rollout.id).safe_side != safe
+        except Exception:  # noqa: BLE001  whatever is wrong with the ledger, the side that was named is lowered
+            return False
 
     def confirm_way_back(self) -> Written:
         """Write the weights that are in force once more and read them back: proof that a rollback can be written."""
@@ -108,12 +148,22 @@ class SafeWriter:
             self._clock.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
+    def _end_lease(self, safe: str) -> None:
+        if isinstance(self._balancer, KeepsLease):
+            self._balancer.end_lease(safe)
+
+    def _wake(self, service: str, sentence: str) -> None:
+        try:
+            self._page(service, sentence)
+        except Exception as error:  # noqa: BLE001  a broken pager must not end the rollback
+            log.error("%s: nobody could be woken: %s", service, error)
+
     def _intend_lower(self, service: str, rollout: Rollout | None, weights: Weights, why: str) -> int | None:
         try:
             return self._ledger.intend_lower(
                 service, rollout, weights=weights, why=why, actor=self._actor, at=self._clock.now()
             )
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001  no fault of the ledger may keep the canary up
             log.error("%s: taking the canary off without a record of the intent: %s", service, error)
             return None
 
@@ -122,5 +172,5 @@ class SafeWriter:
             self._ledger.observe_weights(
                 intent, weights=written.read_back, at=written.at, seconds=written.seconds, actor=self._actor
             )
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001  they are in force; the record can only be missed
             log.error("the weights %s are in force, but could not be recorded: %s", written.read_back, error)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from canary_release.control.desk import Desk
+from canary_release.control.learning import Learned, learn_for
 from canary_release.control.safe_writes import Written
 from canary_release.core.plan import Plan, make_plan
 from canary_release.core.problems import CanaryError, RefusedError
@@ -37,12 +38,15 @@ class StartRequest:
 
 @dataclass(frozen=True)
 class Started:
-    """before: the weights found. way_back: the no-op write, None on a dry run or when the rollout stood already."""
+    """before: the weights found. way_back: the no-op write, None on a dry run or when the rollout stood already.
+    learned: what is known of the service, None when the rollout stood already.
+    """
 
     rollout: Rollout
     plan: Plan
     before: Weights
     way_back: Written | None
+    learned: Learned | None = None
 
 
 def start(desk: Desk, request: StartRequest) -> Started:
@@ -64,13 +68,14 @@ def start(desk: Desk, request: StartRequest) -> Started:
     rollout = desk.ledger.begin(_new_rollout(desk, request, plan, stable, canary), at=desk.clock.now())
     try:
         way_back = _preflight(desk, request, stable, canary)
+        rollout, learned = learn_for(desk, rollout, request.release, actor=request.by)
     except CanaryError as error:
         desk.ledger.end(
             rollout, State.ROLLED_BACK, reason=f"refused before the first user: {error}", actor=request.by,
             at=desk.clock.now(),
         )  # fmt: skip
         raise
-    return Started(rollout, plan, before, way_back)
+    return Started(rollout, plan, before, way_back, learned)
 
 
 def sides(release: Release, weights: Weights) -> tuple[str, str]:

@@ -4,11 +4,17 @@ The ledger is asked at every act what may be done; a task's own memory counts fo
 cross the line takes the canary off in the same breath, before anything is reported.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canary_release.control.desk import Desk, plan_of, step_of
+from canary_release.control.desk import Desk, plan_of, step_of, weights_for
+from canary_release.control.drift import after_drift
+from canary_release.control.judging import MEMORY
+from canary_release.control.learning import noise_of_rollout
+from canary_release.control.patience import patiently
 from canary_release.control.safe_writes import Written
+from canary_release.core.contradiction import not_contradicting
 from canary_release.core.decide import Ruling, decide
 from canary_release.core.judge import judge
 from canary_release.core.judgement import Judgement
@@ -23,8 +29,11 @@ from canary_release.core.release import Release, Step
 from canary_release.core.values import FULL, Decision, Verdict, Weights, Window, plain
 from canary_release.ledger.records import DecisionRecord, Rollout, State
 
+log = logging.getLogger(__name__)
+
 # How long the one who saw the failure tries by itself before it reports; the next poll tries again.
 _TRIGGER_PATIENCE = 5.0
+_CLOCK_SLACK = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,24 +68,17 @@ def shift(desk: Desk, rollout: Rollout, index: int, *, actor: str) -> Shifted:
     write itself goes wrong the canary is taken off before the error leaves here.
     """
     step, release = step_of(rollout, index), desk.release(rollout)
-    before = desk.balancer(release).get_weights()
+    before = patiently(desk.clock, desk.balancer(release).get_weights)
     target = weights_for(rollout, step)
     if rollout.step == index and rollout.step_started_at is not None and before == target:
         return Shifted(rollout, step, before, None)
-    _require_evidence(desk, rollout, index)
-    _require_no_drift(rollout, index, before, target)
+    _require_no_drift(release, rollout, index, before, target)
     try:
-        written = desk.writer(release, actor=actor).raise_weight(
-            rollout,
-            step=index,
-            weights=target,
-            why=f"step {index + 1} of {len(plan_of(rollout).weight_steps)}",
-            lease_until=desk.clock.now() + release.lease,
-        )
-        _, cursor = desk.source(release, stable=rollout.stable, canary=rollout.canary).read(None)
-        now = desk.clock.now()
-        desk.ledger.begin_step(rollout.id, at=now, cursor=cursor, lease_until=now + release.lease)
+        written = _raise(desk, rollout, release, index, target, actor=actor)
     except RefusedError:
+        if desk.balancer(release).get_weights() == target != before:
+            # The raise overtook whoever took over from us.
+            take_off(desk, rollout, "a late raise takes itself back", actor=actor)
         raise
     except CanaryError as error:
         take_off(desk, rollout, f"the shift to {plain(step.weight)} % went wrong: {error}", actor=actor)
@@ -84,8 +86,19 @@ def shift(desk: Desk, rollout: Rollout, index: int, *, actor: str) -> Shifted:
     return Shifted(desk.ledger.rollout(rollout.id), step, before, written)
 
 
-def weights_for(rollout: Rollout, step: Step) -> Weights:
-    return Weights.split(stable=rollout.stable, canary=rollout.canary, canary_percent=step.weight)
+def _raise(desk: Desk, rollout: Rollout, release: Release, index: int, target: Weights, *, actor: str) -> Written:
+    written = desk.writer(release, actor=actor).raise_weight(
+        rollout,
+        step=index,
+        weights=target,
+        why=f"step {index + 1} of {len(plan_of(rollout).weight_steps)}",
+        lease_until=desk.clock.now() + release.lease,
+    )
+    source = desk.source(release, stable=rollout.stable, canary=rollout.canary)
+    _, cursor = patiently(desk.clock, lambda: source.read(None))
+    now = desk.clock.now()
+    desk.ledger.begin_step(rollout.id, at=now, cursor=cursor, lease_until=now + release.lease)
+    return written
 
 
 def observe(desk: Desk, rollout_id: str, index: int, *, actor: str) -> Observed:
@@ -108,13 +121,18 @@ def observe(desk: Desk, rollout_id: str, index: int, *, actor: str) -> Observed:
     known = desk.ledger.windows(rollout.id)
     weight = float(step_of(rollout, index).weight / FULL)
     placed = [
-        window.placed(index=len(known) + offset, step=index, weight=weight) for offset, window in enumerate(fresh)
+        not_contradicting(window.placed(index=len(known) + offset, step=index, weight=weight))
+        for offset, window in enumerate(fresh)
     ]
-    judgements = judge(release, [*known, *placed])
+    judgements = MEMORY.judged(rollout, release, known, placed)
     ruling = decide(release, plan_of(rollout).weight_steps, index, [*known, *placed], judgements)
-    now = desk.clock.now()
-    if not desk.ledger.store_windows(rollout, placed, cursor=cursor, lease_until=now + release.lease):
-        return Observed(rollout, Decision.HOLD, "another reader was faster; it has the window")
+    ruling = after_drift(desk, rollout, release, index, ruling, actor=actor)
+    # A source that gives nothing new shows nothing: that does not keep a canary alive.
+    lease_until = desk.clock.now() + release.lease if placed else None
+    if not desk.ledger.store_windows(rollout, placed, cursor=cursor, lease_until=lease_until):
+        return Observed(rollout, Decision.HOLD, "another reader was faster, or the rollout is being ended")
+    if lease_until is not None:
+        _renew_at_balancer(desk, rollout, release, lease_until, actor=actor)
     return _act(desk, rollout, index, placed, judgements[-1] if judgements else None, ruling, actor=actor)
 
 
@@ -127,7 +145,7 @@ def ruling_of(desk: Desk, rollout: Rollout, index: int) -> DecisionRecord | None
 def judgement_of(desk: Desk, rollout: Rollout, index: int) -> Judgement | None:
     """The step's last judgement, computed again from the recorded windows and nothing else."""
     windows = [window for window in desk.ledger.windows(rollout.id) if window.step <= index]
-    judgements = judge(desk.release(rollout), windows)
+    judgements = judge(desk.release(rollout), windows, noise=noise_of_rollout(rollout))
     return judgements[-1] if judgements else None
 
 
@@ -147,19 +165,9 @@ def take_off(desk: Desk, rollout: Rollout, why: str, *, actor: str) -> Written |
         return None
 
 
-def _require_evidence(desk: Desk, rollout: Rollout, index: int) -> None:
-    """The step before must have been decided to advance, in the ledger, not in a task's state."""
-    if index == 0 or rollout.step == index:
+def _require_no_drift(release: Release, rollout: Rollout, index: int, before: Weights, target: Weights) -> None:
+    if release.drift == "adopt":
         return
-    record = ruling_of(desk, rollout, index - 1)
-    if record is None or record.decision != Decision.ADVANCE:
-        said = "nothing" if record is None else f"{record.decision} ({record.reason})"
-        raise RefusedError(
-            f"{rollout.id}: step {index + 1} needs the decision to advance from step {index}; the ledger says {said}."
-        )
-
-
-def _require_no_drift(rollout: Rollout, index: int, before: Weights, target: Weights) -> None:
     steps = plan_of(rollout).weight_steps
     previous = weights_for(rollout, steps[index - 1]) if index else Weights.split(
         stable=rollout.stable, canary=rollout.canary, canary_percent=FULL - FULL
@@ -187,9 +195,19 @@ def _settled_already(desk: Desk, rollout: Rollout, index: int) -> Observed | Non
 def _overdue(rollout: Rollout, now: float) -> str | None:
     if rollout.lease_until is not None and now > rollout.lease_until:
         return f"nobody watched the canary for {now - rollout.lease_until:.0f} s longer than its lease allows"
+    if rollout.step_started_at is not None and now < rollout.step_started_at - _CLOCK_SLACK:
+        return f"the clock went back by {rollout.step_started_at - now:.0f} s or more, so no lease can be believed"
     if now > rollout.deadline:
         return f"the rollout is {now - rollout.deadline:.0f} s past its deadline"
     return None
+
+
+def _renew_at_balancer(desk: Desk, rollout: Rollout, release: Release, until: float, *, actor: str) -> None:
+    try:
+        desk.writer(release, actor=actor).renew_lease(rollout, until)
+    except (LoadBalancerError, ConnectionSettingsError) as error:
+        # Not renewed is the safe side: the load balancer will take the canary off by itself.
+        log.warning("%s: the load balancer's own lease was not renewed: %s", rollout.id, error)
 
 
 def _blind(desk: Desk, rollout: Rollout, release: Release, index: int, error: CanaryError, *, actor: str) -> Observed:

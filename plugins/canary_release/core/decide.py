@@ -1,11 +1,14 @@
 """What follows from a verdict: advance, hold, promote or roll back, and the sentence that says why."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from canary_release.core.judgement import Judgement
 from canary_release.core.release import Release, Step, WhenUndecided
 from canary_release.core.values import Decision, Verdict, Window
+
+LEAN = 5  # evidence of harm with which a step is not left on "undecided: advance"; the judge passes nothing then
 
 
 @dataclass(frozen=True)
@@ -14,12 +17,19 @@ class Ruling:
     reason: str
 
 
+# No single window decides, so one long one after a blind spell must not end a bake undecided.
+FEWEST_LOOKS = 3
+# A canary that should have had so many requests in a window and had none was not seen.
+DUE = 5.0
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a decision is made from.
 
     sentence: the judge's.  baked: seconds from the step's first window to the end of the last.  requests: on the canary
     in this step.  blind: seconds without usable data, up to now.  failing: checks that are not critical and failed.
+    leaning: checks whose evidence leans towards harm.  holds: sentences that forbid to go on.
     """
 
     verdict: Verdict
@@ -28,6 +38,9 @@ class Facts:
     requests: int
     blind: float = 0.0
     failing: tuple[str, ...] = ()
+    leaning: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    looks: int = FEWEST_LOOKS
 
 
 def decide(
@@ -47,12 +60,24 @@ def decide(
     facts = Facts(
         verdict=last.verdict,
         sentence=last.sentence,
-        baked=windows[-1].end - own[0].start if own else 0.0,
+        baked=sum(window.seconds for window in own if _usable(window)),
+        looks=sum(_usable(window) for window in own),
         requests=sum(canary_requests(window) for window in own),
         blind=_blind_seconds(windows, judgements),
         failing=failing(release, last),
+        leaning=last.leaning,
+        holds=last.holds,
     )
     return decide_on(release, steps, step_index, facts)
+
+
+def _usable(window: Window) -> bool:
+    """Time in which nothing could be seen is no bake."""
+    if window.broken is not None or window.stable is None or window.canary is None:
+        return False
+    total = window.stable.requests + window.canary.requests
+    due = total * (0.0 if math.isnan(window.weight) else window.weight)
+    return total > 0 and (window.canary.requests > 0 or due < DUE)
 
 
 def canary_requests(window: Window) -> int:
@@ -82,6 +107,8 @@ def decide_on(release: Release, steps: Sequence[Step], step_index: int | None, f
         return Ruling(Decision.ROLL_BACK, facts.sentence)
     if facts.verdict is Verdict.NO_DATA:
         return _without_data(release, facts)
+    if facts.holds:
+        return Ruling(Decision.HOLD, facts.sentence)
     if facts.failing:
         names = ", ".join(facts.failing)
         return Ruling(Decision.HOLD, f"{names} failed and is not critical: a person decides. {facts.sentence}")
@@ -128,16 +155,25 @@ def _while_baking(release: Release, step: Step, onward: Decision, facts: Facts, 
 
 
 def _undecided(step: Step, onward: Decision, facts: Facts) -> Ruling:
-    if step.when_undecided is WhenUndecided.ADVANCE:
-        return Ruling(onward, f"the bake is over without harm shown; undecided steps advance. {facts.sentence}")
+    if facts.looks < FEWEST_LOOKS:
+        few = f"the bake is over, but only {facts.looks} of at least {FEWEST_LOOKS} windows could be used"
+        return Ruling(Decision.HOLD, f"{few}. {facts.sentence}")
     if step.when_undecided is WhenUndecided.ROLL_BACK:
         return Ruling(Decision.ROLL_BACK, f"the bake is over; undecided steps roll back. {facts.sentence}")
     if step.when_undecided is WhenUndecided.HOLD:
         return Ruling(Decision.HOLD, f"the bake is over; undecided steps wait for a person. {facts.sentence}")
-    extra = facts.baked - step.bake
-    if extra < step.extend_up_to:
-        return Ruling(Decision.HOLD, f"extended by {extra:.0f} of {step.extend_up_to:g} s. {facts.sentence}")
+    if step.when_undecided is WhenUndecided.ADVANCE and not facts.leaning:
+        return Ruling(onward, f"the bake is over without harm shown; undecided steps advance. {facts.sentence}")
+    longest = _longest(step)
+    why = f"{', '.join(facts.leaning)} leans towards harm ({LEAN} : 1 or more)" if facts.leaning else "undecided"
+    if facts.baked < longest:
+        left = f"baked for {facts.baked:.0f} s, extended from {step.bake:g} up to {longest:g} s"
+        return Ruling(Decision.HOLD, f"{left}: {why}. {facts.sentence}")
     return Ruling(
-        Decision.HOLD,
-        f"still undecided after the extension of {step.extend_up_to:g} s: a person decides. {facts.sentence}",
+        Decision.HOLD, f"{why} even after {facts.baked:.0f} s, at most {longest:g}: a person decides. {facts.sentence}"
     )
+
+
+def _longest(step: Step) -> float:
+    """The longest bake: as the release file says, or once more where the evidence leans towards harm."""
+    return step.extend_up_to if step.when_undecided is WhenUndecided.EXTEND else 2.0 * step.bake

@@ -1,18 +1,21 @@
 """How large a difference is, with an interval, from the counts that a sentence shows."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from canary_release.core.held_against import Weighed
-from canary_release.core.latency_evidence import histogram_quantile
 from canary_release.core.noise import Noise
-from canary_release.core.observations import BoolArray, FloatArray, Histograms, Timeline
-from canary_release.core.release import Check, CheckKind
+from canary_release.core.record import BoolArray, FloatArray
+from canary_release.core.release import Check
+from canary_release.core.weigh import Weighed
+from canary_release.core.weigh_latency import WeighedLatency
+from canary_release.core.weigh_values import WeighedValues
 from canary_release.core.wording import limit_text
 
 Z = 1.96  # a 95 % interval
+_limit_text = lru_cache(maxsize=512)(limit_text)
 
 
 @dataclass(frozen=True)
@@ -25,26 +28,57 @@ class Effect:
     edge: float | None = None
 
 
-def shown(check: Check, weighed: Weighed, rows: slice, noise: Noise, time: Timeline) -> Effect:
-    """The effect over some windows. Only windows in which both sides could be read count."""
-    arms = weighed.arms
-    usable = (arms.canary_known & (arms.stable_known | time.alone[:, None]))[rows, 0]
-    columns = (arms.canary_events, arms.canary_of, arms.stable_events, arms.stable_of)
-    counts = [float(column[rows, 0][usable].sum()) for column in columns]
-    names = ("canary_events", "canary_of", "stable_events", "stable_of")
-    numbers: dict[str, Any] = {name: int(count) for name, count in zip(names, counts, strict=True)}
-    if check.kind is CheckKind.VALUE and weighed.values is not None:
-        sides = [_mean(side[rows][usable]) for side in weighed.values]
-        return Effect(numbers | _change(sides, None), "", limit_text(check))
-    if check.kind is CheckKind.LATENCY and weighed.histograms is not None and weighed.edge is not None:
-        edge = int(weighed.edge[rows.stop - 1])
-        at_edge = _latency_counts(weighed.histograms, rows, usable, edge)
-        quantiles = _quantiles(weighed.histograms, rows, usable, check.quantile or 0.5, noise)
-        return Effect(numbers | at_edge | quantiles, "s", limit_text(check), float(weighed.histograms.edges[edge]))
-    variance = noise.tau2 * float(time.instance_noise[rows.stop - 1])
-    rates = [_ratio(counts[0], counts[1]), _ratio(counts[2], counts[3])]
-    interval = _ratio_interval(counts, noise.phi, variance)
-    return Effect(numbers | _change(rates, interval), "%", limit_text(check))
+class Effects:
+    """The effects of all checks of one kind over the same windows. Only windows in which both sides were read count.
+
+    alone: whether all traffic was meant for the canary, (W,), for all windows of the rollout so far.
+    """
+
+    def __init__(self, weighed: Weighed, rows: slice, alone: BoolArray) -> None:
+        self._weighed, self._rows, self._alone = weighed, rows, alone[rows]
+        known = weighed.known.array[rows]
+        self._usable = known[..., 0] & (known[..., 1] | self._alone[:, None])
+        counts = weighed.counts.array[rows]
+        self._counts: list[list[float]] = np.where(self._usable[..., None], counts, 0.0).sum(axis=0).tolist()
+        self._slower: tuple[FloatArray, FloatArray] | None = None
+
+    def of(self, column: int, noise: Noise, instance_noise: float) -> Effect:
+        """instance_noise: the sum of 1/instances of both sides."""
+        check, limit = self._weighed.checks[column], _limit_text(self._weighed.checks[column])
+        if isinstance(self._weighed, WeighedValues):
+            return Effect(_numbers(self._counts[column]) | self._means(self._weighed, column), "", limit)
+        if isinstance(self._weighed, WeighedLatency) and self._weighed.edges:
+            return self._of_latency(self._weighed, column, check, noise, limit)
+        counts = self._counts[column]
+        variance = noise.wander**2 * instance_noise
+        rates = (_ratio(counts[0], counts[1]), _ratio(counts[2], counts[3]))
+        interval = _ratio_interval(counts, noise.phi, variance)
+        return Effect(_numbers(counts) | _change(rates, interval), "%", limit)
+
+    def _means(self, weighed: WeighedValues, column: int) -> dict[str, float | None]:
+        values = weighed.values.array[self._rows, column][self._usable[:, column]]
+        return _change((_mean(values[:, 0]), _mean(values[:, 1])), None)
+
+    def _of_latency(self, weighed: WeighedLatency, column: int, check: Check, noise: Noise, limit: str) -> Effect:
+        if self._slower is None:
+            known = np.asarray(weighed.known.array[self._rows].any(axis=1))
+            usable = known[:, 0] & (known[:, 1] | self._alone)
+            slower = weighed.slower.array[self._rows][usable].sum(axis=0)
+            self._slower = slower, weighed.of.array[self._rows][usable].sum(axis=0)
+        slower, of = self._slower
+        edge = int(weighed.edge.array[self._rows.stop - 1, column])
+        counts = [float(slower[0, edge]), float(of[0]), float(slower[1, edge]), float(of[1])]
+        quantiles = _quantiles(weighed.edges, slower, of, check.quantile or 0.5, noise.phi)
+        return Effect(_numbers(counts) | quantiles, "s", limit, weighed.edges[edge])
+
+
+def _numbers(counts: list[float]) -> dict[str, Any]:
+    return {
+        "canary_events": int(counts[0]),
+        "canary_of": int(counts[1]),
+        "stable_events": int(counts[2]),
+        "stable_of": int(counts[3]),
+    }
 
 
 def _mean(values: FloatArray) -> float | None:
@@ -56,7 +90,7 @@ def _ratio(events: float, of: float) -> float | None:
     return events / of if of > 0 else None
 
 
-def _change(sides: list[float | None], interval: tuple[float, float] | None) -> dict[str, float | None]:
+def _change(sides: tuple[float | None, float | None], interval: tuple[float, float] | None) -> dict[str, float | None]:
     canary, stable = sides
     change = canary / stable - 1.0 if canary is not None and stable else None
     low, high = interval if interval is not None and change is not None else (None, None)
@@ -71,32 +105,34 @@ def _ratio_interval(counts: list[float], phi: float, variance: float) -> tuple[f
     canary, stable = max(canary, 0.5), max(stable, 0.5)
     spread = phi * max(1.0 / canary - 1.0 / canary_of + 1.0 / stable - 1.0 / stable_of, 0.0) + variance
     ratio = (canary / canary_of) / (stable / stable_of)
-    reach = float(np.exp(min(Z * np.sqrt(spread), 50.0)))
+    reach = float(np.exp(min(Z * spread**0.5, 50.0)))
     return ratio / reach - 1.0, ratio * reach - 1.0
 
 
-def _latency_counts(seen: Histograms, rows: slice, usable: BoolArray, edge: int) -> dict[str, int]:
-    canary, stable = seen.canary_slower[rows, edge], seen.stable_slower[rows, edge]
-    return {
-        "canary_events": int(canary[usable].sum()),
-        "canary_of": int(seen.canary_of[rows, 0][usable].sum()),
-        "stable_events": int(stable[usable].sum()),
-        "stable_of": int(seen.stable_of[rows, 0][usable].sum()),
-    }
-
-
-def _quantiles(seen: Histograms, rows: slice, usable: BoolArray, quantile: float, noise: Noise) -> dict[str, Any]:
+def _quantiles(
+    edges: tuple[float, ...], slower: FloatArray, of: FloatArray, quantile: float, phi: float
+) -> dict[str, float | None]:
     """Quantiles of both sides; the interval comes from the ranks, quantile ± 1.96 sqrt(phi q (1 - q)/n)."""
-    found = []
-    for slower, of in ((seen.canary_slower, seen.canary_of), (seen.stable_slower, seen.stable_of)):
-        total = float(of[rows, 0][usable].sum())
-        reach = Z * float(np.sqrt(noise.phi * quantile * (1.0 - quantile) / max(total, 1.0)))
-        summed = slower[rows][usable].sum(axis=0)
+    sides: list[tuple[float, float, float] | None] = []
+    for side in (0, 1):
+        total = float(of[side])
+        reach = Z * (phi * quantile * (1.0 - quantile) / max(total, 1.0)) ** 0.5
         points = [min(max(quantile + step * reach, 0.0), 1.0) for step in (-1, 0, 1)]
-        found.append([histogram_quantile(seen.edges, summed, total, point) for point in points])
-    (low_c, mid_c, high_c), (low_b, mid_b, high_b) = found
-    if not (mid_c > 0 and mid_b > 0):
-        sides = [value if value > 0 else None for value in (mid_c, mid_b)]
-        return _change(sides, None)
-    interval = (low_c / high_b - 1.0, high_c / low_b - 1.0) if low_b > 0 and high_b > 0 else None
-    return _change([mid_c, mid_b], interval)
+        sides.append(histogram_quantiles(edges, slower[side], total, points))
+    canary, stable = sides
+    if canary is None or stable is None or not (canary[1] > 0 and stable[1] > 0):
+        return _change((canary[1] if canary else None, stable[1] if stable else None), None)
+    interval = (canary[0] / stable[2] - 1.0, canary[2] / stable[0] - 1.0) if stable[0] > 0 and stable[2] > 0 else None
+    return _change((canary[1], stable[1]), interval)
+
+
+def histogram_quantiles(
+    edges: tuple[float, ...], slower: FloatArray, of: float, quantiles: list[float]
+) -> tuple[float, float, float] | None:
+    """Three quantiles in seconds, linear inside their buckets; the last edge when beyond; None without requests."""
+    if of <= 0:
+        return None
+    below = np.concatenate(((0.0,), of - slower))
+    found = np.interp(np.multiply(quantiles, of), below, (0.0, *edges))
+    low, middle, high = found.tolist()
+    return low, middle, high

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from canary_release.core.observations import Arms, BoolArray, FloatArray
+from canary_release.core.observations import Arms
+from canary_release.core.record import BoolArray, FloatArray
 
 CAP = 5.0  # no single window decides
 HARM_FACTORS = np.geomspace(1.25, 32.0, 8)  # alternatives, as multiples of what is tolerated
@@ -26,7 +27,8 @@ HARM_FACTORS = np.geomspace(1.25, 32.0, 8)  # alternatives, as multiples of what
 
 @dataclass(frozen=True)
 class Comparison:
-    """The null ``rate a <= theta * rate b + delta`` with the arms already on their sides; all (W, C).
+    """The null ``rate a <= theta * rate b + delta`` with the arms already on their sides; (W, C), theta and delta
+    perhaps (C,).
 
     rate: what stable's rate (of the oriented events) was before each window, used for power only, never for validity.
     """
@@ -57,11 +59,13 @@ def orient(
     (C,) stable <= theta * canary + delta. Where stable's rate before the window was above one half the events that
     did not happen are counted instead, because Poisson bounds are sharp for rare events only.
     """
+    turn = rate > 0.5
+    if not turn.any() and not higher_is_better.any():
+        return Comparison(arms.canary_events, arms.canary_of, arms.stable_events, arms.stable_of, theta, delta, rate)
     flip = np.broadcast_to(higher_is_better, rate.shape)
     a_events, b_events = _swap(flip, arms.canary_events, arms.stable_events)
     a_of, b_of = _swap(flip, arms.canary_of, arms.stable_of)
     theta, delta = np.broadcast_to(theta, rate.shape), np.broadcast_to(delta, rate.shape)
-    turn = rate > 0.5
     other_a, other_b = b_of - b_events, a_of - a_events
     return Comparison(
         a_events=np.where(turn, other_a, a_events),
@@ -89,32 +93,46 @@ def log_normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray) -> F
     return np.log(0.5 * (b + np.sqrt(np.maximum(b * b - 4.0 * stickiness * u, 0.0))))
 
 
+def best_tilt(ratio: FloatArray, stickiness: FloatArray) -> FloatArray:
+    """The tilt of one side's count under which its mean becomes ``ratio`` times what it was: K'(s) = ratio.
+
+    With q = (1 - r) + sqrt((1 - r)^2 + 4 r ratio) it is 2 ln(2 sqrt(ratio)/q): ln(ratio) for independent events, and
+    always inside the range where clumps have a moment generating function.
+    """
+    loose = 1.0 - stickiness
+    root = np.sqrt(loose * loose + 4.0 * stickiness * ratio)
+    return np.log(4.0 * ratio / (loose + root) ** 2)
+
+
 def tilts(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray:
     """The tilt s for each alternative "rate a = factor * (theta * rate b + delta)", shape (W, C, J).
 
-    The likelihood ratio against the nearest null rate p*, which solves
-    rho theta (q_a/(theta p + delta) - 1) + (1 - rho)(q_b/p - 1) = 0, tempered by phi and kept where clumps have a
-    moment generating function.
+    The one with which evidence grows fastest under the alternative, up to its normalisation: the difference of the
+    sides' own best tilts against the nearest null rate p*, which solves
+    rho theta (q_a/(theta p + delta) - 1) + (1 - rho)(q_b/p - 1) = 0. It steers power, never validity.
     """
+    stickiness = ((phi - 1.0) / (phi + 1.0))[..., None]
+    rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
     if not null.delta.any():
-        raw = np.log(factors)
+        rho0 = rho * theta / (1.0 - rho + rho * theta)
+        of_b = 1.0 / (1.0 - rho0 + rho0 * factors)
+        of_a = factors * of_b
     else:
-        rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
         q_b = null.rate[..., None]
         q_a = factors * (theta * q_b + delta)
         total = rho * theta + 1.0 - rho
         linear = total * delta - rho * theta * q_a - (1.0 - rho) * q_b * theta
         root = np.sqrt(linear * linear + 4.0 * total * theta * (1.0 - rho) * q_b * delta)
         nearest = np.maximum((root - linear) / (2.0 * total * theta), 1e-12)
-        raw = np.log(q_a * nearest / (q_b * (theta * nearest + delta)))
-    with np.errstate(divide="ignore"):
-        largest = -0.9 * np.log((phi - 1.0) / (phi + 1.0))
-    return np.minimum(raw / phi[..., None], largest[..., None])
+        of_a, of_b = q_a / (theta * nearest + delta), q_b / nearest
+    if not stickiness.any():
+        return np.log(of_a / of_b)
+    return best_tilt(of_a, stickiness) - best_tilt(of_b, stickiness)
 
 
 def comparison_log_evidence(null: Comparison, tilt: FloatArray, phi: FloatArray) -> FloatArray:
-    """l of the module docstring, shape (W, C, J); zero where a side had no traffic. phi: (C,)."""
-    stickiness = ((phi - 1.0) / (phi + 1.0))[:, None]
+    """l of the module docstring, shape (W, C, J); zero where a side had no traffic. phi: (C,) or (W, C)."""
+    stickiness = ((phi - 1.0) / (phi + 1.0))[..., None]
     rho = null.rho
     rho0 = rho * null.theta / (1.0 - rho + rho * null.theta)
     u = np.exp(tilt)
@@ -141,9 +159,7 @@ def limit_log_evidence(
 
 def limit_tilts(factors: FloatArray, phi: FloatArray) -> FloatArray:
     """Tilts for the alternatives "rate = factor * limit", shape (C, J)."""
-    with np.errstate(divide="ignore"):
-        largest = -0.9 * np.log((phi - 1.0) / (phi + 1.0))
-    return np.minimum(np.log(factors) / phi[:, None], largest[:, None])
+    return best_tilt(factors, ((phi - 1.0) / (phi + 1.0))[:, None])
 
 
 def tempered(evidence: FloatArray, arms: Arms, rate: FloatArray, instance_variance: FloatArray) -> FloatArray:

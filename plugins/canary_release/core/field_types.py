@@ -118,6 +118,7 @@ LimitText = Annotated[
     _by_unit(read_limit, "a limit such as `10%`"),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": LIMIT_PATTERN}, {"type": "number", "minimum": 0}]}),
 ]
+WhenDrifted = Annotated[Literal["hold", "adopt", "repair"], word_of("hold", "adopt", "repair")]
 HoldOrRollBack = Annotated[Literal["hold", "roll_back"], word_of("hold", "roll_back")]
 
 

@@ -3,19 +3,20 @@
 One row for each window and side: ``window``, ``start`` (epoch seconds or ISO time), ``side`` (canary or stable),
 ``weight`` (the canary's share, 0 to 1, read from its row), ``instances``, ``requests``, ``errors``, and buckets that
 are not cumulative, ``le_<seconds>`` ... ``le_inf``. Optional: ``end``, ``step``, ``broken``, proportions as
-``<name>_events`` and ``<name>_of``, single values as ``value_<name>``.
+``<name>_events`` and ``<name>_of``, single values as ``value_<name>``. A history may have one row for each window, side
+and ``instance``.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from canary_release.core.problems import FrameError
+from canary_release.core.record import CANARY, STABLE, BoolArray, FloatArray, IntArray, Record, windows_of
 from canary_release.core.values import Counts, Side, Window
 
 NEEDED_COLUMNS = ("window", "start", "side", "weight", "requests", "errors")
@@ -36,19 +37,24 @@ def windows_from_frame(frame: pd.DataFrame) -> list[Window]:
     """Windows in the order of their numbers.
 
     Without ``end`` a window ends where the next begins (the last is as long as the one before). Without ``step`` a new
-    step begins when the weight changes. A side without a row, or with an empty ``requests``, is None: no data. Raises
-    FrameError that names column and row; rows are counted from 1, without the header.
+    step begins when the weight changes. A side without a row, or with an empty ``requests``, is None: no data. With a
+    column ``instance`` the instances of a side are added up. Raises FrameError that names column and row; rows are
+    counted from 1, without the header.
     """
+    return windows_of(record_from_frame(frame))
+
+
+def record_from_frame(frame: pd.DataFrame) -> Record:
+    """The same as columns, without an object for each window; see windows_from_frame."""
     layout = _layout(frame)
     numbers = _whole(frame, "window", allow_missing=False)
-    sides = _sides(frame)
-    order = np.argsort(numbers, kind="stable")
-    _no_duplicates(frame, numbers, sides)
-    counts = _counts(frame, layout)
-    rows: dict[int, dict[Side, int]] = {}
-    for row in order.tolist():
-        rows.setdefault(int(numbers[row]), {})[sides[row]] = row
-    return _windows(frame, rows, counts, layout)
+    _check_counts(frame, layout)
+    if "instance" in frame:
+        frame = _instances_together(frame, layout)
+        numbers = frame["window"].to_numpy(dtype=float)
+    of_stable = _of_stable(frame)
+    order, rows = _rows(numbers, of_stable)
+    return _placed(frame, layout, order, rows)
 
 
 def frame_from_windows(windows: Iterable[Window]) -> pd.DataFrame:
@@ -124,26 +130,52 @@ def _edge(name: str) -> float:
     return edge
 
 
-def _sides(frame: pd.DataFrame) -> list[Side]:
-    known = {"canary": Side.CANARY, "stable": Side.STABLE}
-    given = frame["side"].tolist()
-    for row, name in enumerate(given, start=1):
-        if not isinstance(name, str) or name not in known:
-            raise FrameError(f"column 'side', row {row}: {name!r} is no side; write 'canary' or 'stable'.")
-    return [known[name] for name in given]
+def _of_stable(frame: pd.DataFrame) -> BoolArray:
+    given = frame["side"]
+    wrong = np.flatnonzero(~given.isin(["canary", "stable"]).to_numpy())
+    if len(wrong):
+        name = given.iloc[wrong[0]]
+        raise FrameError(f"column 'side', row {wrong[0] + 1}: {name!r} is no side; write 'canary' or 'stable'.")
+    return (given == "stable").to_numpy(dtype=bool)
 
 
-def _no_duplicates(frame: pd.DataFrame, numbers: np.ndarray[Any, Any], sides: Sequence[Side]) -> None:
-    seen: dict[tuple[int, Side], int] = {}
-    for row, key in enumerate(zip(numbers.tolist(), sides, strict=True), start=1):
-        if key in seen:
-            raise FrameError(
-                f"column 'window', row {row}: {key[1]} of window {int(key[0])} stands in row {seen[key]} already."
-            )
-        seen[key] = row
+def _rows(numbers: FloatArray, of_stable: BoolArray) -> tuple[FloatArray, IntArray]:
+    """The windows' numbers in order, and the row of each side (W, 2), -1 where there is none."""
+    order, place = np.unique(numbers, return_inverse=True)
+    rows = np.full((len(order), 2), -1, dtype=np.int64)
+    side = of_stable.astype(np.int64)
+    rows[place, side] = np.arange(len(numbers))
+    lost = np.flatnonzero(rows[place, side] != np.arange(len(numbers)))
+    if len(lost):
+        first = int(lost[0])
+        again = np.flatnonzero((place == place[first]) & (side == side[first]))
+        name = "stable" if of_stable[first] else "canary"
+        raise FrameError(
+            f"column 'window', row {again[1] + 1}: {name} of window {int(numbers[first])} stands in row {first + 1} "
+            "already."
+        )
+    return order, rows
 
 
-def _numeric(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
+def _instances_together(frame: pd.DataFrame, layout: _Layout) -> pd.DataFrame:
+    """One row a window and side: counts added up over the rows that have them, the number of those as instances."""
+    _of_stable(frame)
+    twice = np.flatnonzero(frame.duplicated(["window", "side", "instance"]).to_numpy())
+    if len(twice):
+        name = frame["instance"].iloc[twice[0]]
+        raise FrameError(f"column 'instance', row {twice[0] + 1}: {name!r} stands twice in this window.")
+    read = frame[pd.to_numeric(frame["requests"]).notna()]
+    counts = ["requests", "errors", *layout.buckets]
+    counts += [name + end for name in layout.proportions for end in (_EVENTS, _OF)]
+    numbers = read[["window", "side"]].join(read[counts].apply(pd.to_numeric))
+    groups = numbers.groupby(["window", "side"], sort=False)
+    summed = groups.sum(min_count=1).assign(instances=groups.size())
+    kept = [name for name in ("window", "side", "start", "end", "weight", "step", "broken") if name in frame]
+    first = frame[kept].drop_duplicates(["window", "side"]).set_index(["window", "side"])
+    return first.join(summed).reset_index()
+
+
+def _numeric(frame: pd.DataFrame, column: str) -> FloatArray:
     found = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float, na_value=math.nan)
     wrong = np.flatnonzero(np.isnan(found) & frame[column].notna().to_numpy())
     if len(wrong):
@@ -154,7 +186,7 @@ def _numeric(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
     return found
 
 
-def _whole(frame: pd.DataFrame, column: str, *, allow_missing: bool = True) -> np.ndarray[Any, Any]:
+def _whole(frame: pd.DataFrame, column: str, *, allow_missing: bool = True) -> FloatArray:
     found = _numeric(frame, column)
     if not allow_missing and np.isnan(found).any():
         row = int(np.flatnonzero(np.isnan(found))[0]) + 1
@@ -179,85 +211,61 @@ def _at_most(frame: pd.DataFrame, low: str, high: str) -> None:
         raise FrameError(f"column {low!r}, row {rows[0] + 1}: {few} of {many} {high}; there cannot be more than all.")
 
 
-def _counts(frame: pd.DataFrame, layout: _Layout) -> list[Counts | None]:
-    """One Counts a row, None where requests are empty."""
+def _check_counts(frame: pd.DataFrame, layout: _Layout) -> None:
     _at_most(frame, "errors", "requests")
     for name in layout.proportions:
         _at_most(frame, name + _EVENTS, name + _OF)
-    requests, errors = _whole(frame, "requests"), _whole(frame, "errors")
-    half = np.flatnonzero(np.isnan(errors) & ~np.isnan(requests))
+    half = np.flatnonzero((frame["errors"].isna() & frame["requests"].notna()).to_numpy())
     if len(half):
         raise FrameError(f"column 'errors', row {half[0] + 1}: empty while requests are not; leave both empty or none.")
-    buckets = _rows_of(frame, layout.buckets)
-    pairs = _rows_of(frame, [name + end for name in layout.proportions for end in (_EVENTS, _OF)])
-    values = {name.removeprefix(_VALUE): _numeric(frame, name).tolist() for name in layout.values}
-    instances = _whole(frame, "instances").tolist() if "instances" in frame else [math.nan] * len(frame)
-    made: list[Counts | None] = []
-    for row, (of, failed) in enumerate(zip(requests.tolist(), errors.tolist(), strict=True)):
-        if math.isnan(of):
-            made.append(None)
-            continue
-        made.append(
-            Counts(
-                requests=int(of),
-                errors=int(failed),
-                buckets=_complete(buckets[row]),
-                instances=None if math.isnan(instances[row]) else int(instances[row]),
-                proportions=_pairs(layout.proportions, pairs[row]),
-                values={name: column[row] for name, column in values.items() if not math.isnan(column[row])},
-            )
-        )
-    return made
-
-
-def _rows_of(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[float]]:
-    if not columns:
-        return [[] for _ in range(len(frame))]
-    rows: list[list[float]] = np.stack([_whole(frame, column) for column in columns], axis=1).tolist()
-    return rows
-
-
-def _complete(buckets: Sequence[float]) -> tuple[int, ...]:
-    """No latency at all rather than half of it."""
-    return () if any(map(math.isnan, buckets)) else tuple(map(int, buckets))
-
-
-def _pairs(names: Sequence[str], flat: Sequence[float]) -> Mapping[str, tuple[int, int]]:
-    return {
-        name: (int(flat[2 * at]), int(flat[2 * at + 1]))
-        for at, name in enumerate(names)
-        if not (math.isnan(flat[2 * at]) or math.isnan(flat[2 * at + 1]))
-    }
 
 
 # --- placing ----------------------------------------------------------------------------------------------------------
 
 
-def _windows(
-    frame: pd.DataFrame, rows: Mapping[int, Mapping[Side, int]], counts: Sequence[Counts | None], layout: _Layout
-) -> list[Window]:
-    starts, ends = _times(frame, "start"), _times(frame, "end") if "end" in frame else None
-    lead = [by_side.get(Side.CANARY, next(iter(by_side.values()))) for by_side in rows.values()]
-    begin = [_start(starts, by_side) for by_side in rows.values()]
-    finish = _ends(list(rows), begin, None if ends is None else [float(ends[row]) for row in lead])
+def _placed(frame: pd.DataFrame, layout: _Layout, order: FloatArray, rows: IntArray) -> Record:
+    starts = _start(_times(frame, "start"), rows)
+    lead = np.where(rows[:, CANARY] >= 0, rows[:, CANARY], rows[:, STABLE])
+    ends = _ends(order, starts, _times(frame, "end")[lead] if "end" in frame else None)
     weights = _weights(frame, rows)
-    steps = _steps(frame, lead, weights)
-    broken = _broken(frame, rows)
+    requests = _of_sides(_whole(frame, "requests"), rows)
+    read = ~np.isnan(requests)
+
+    def column(name: str, *, count: bool = True) -> FloatArray:
+        found = _of_sides(_whole(frame, name) if count else _numeric(frame, name), rows)
+        return np.where(read, found, np.nan)
+
+    buckets = [column(name) for name in layout.buckets] or [np.full(rows.shape, np.nan)]
     edges = layout.edges[:-1]
-    windows = []
-    for place, (number, by_side) in enumerate(rows.items()):
-        stable, canary = (
-            None if (row := by_side.get(side)) is None else counts[row] for side in (Side.STABLE, Side.CANARY)
-        )
-        windows.append(
-            Window(
-                begin[place], finish[place], stable, canary, edges, broken[place], number, steps[place], weights[place]
-            )
-        )
-    return windows
+    return Record(
+        index=order.astype(np.int64),
+        step=_steps(frame, lead, weights),
+        start=starts,
+        end=ends,
+        weight=weights,
+        broken=_broken(frame, rows),
+        read=read,
+        instances=column("instances") if "instances" in frame else np.full(rows.shape, np.nan),
+        requests=requests,
+        errors=column("errors"),
+        proportions={
+            name: np.stack((column(name + _EVENTS), column(name + _OF)), axis=-1) for name in layout.proportions
+        },
+        values={name.removeprefix(_VALUE): column(name, count=False) for name in layout.values},
+        edges=edges,
+        buckets=np.stack(buckets, axis=-1),
+        edges_from=0 if edges else len(rows),
+    )
 
 
-def _times(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
+def _of_sides(column: FloatArray, rows: IntArray) -> FloatArray:
+    """(W, 2), nan where a side has no row."""
+    if not len(column):
+        return np.zeros(rows.shape)
+    return np.where(rows >= 0, column[np.maximum(rows, 0)], np.nan)
+
+
+def _times(frame: pd.DataFrame, column: str) -> FloatArray:
     """Epoch seconds from numbers or from ISO times; a time without a zone is UTC."""
     given = frame[column]
     if pd.api.types.is_datetime64_any_dtype(given):
@@ -277,63 +285,57 @@ def _times(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
     return numbers
 
 
-def _start(starts: np.ndarray[Any, Any], by_side: Mapping[Side, int]) -> float:
-    values = {float(starts[row]) for row in by_side.values()}
-    if len(values) > 1:
-        row = max(by_side.values()) + 1
+def _start(starts: FloatArray, rows: IntArray) -> FloatArray:
+    if not len(rows):
+        return np.zeros(0)
+    both = (rows >= 0).all(axis=1)
+    differ = np.flatnonzero(both & (starts[rows[:, CANARY]] != starts[rows[:, STABLE]]))
+    if len(differ):
+        row = int(rows[differ[0]].max()) + 1
         raise FrameError(f"column 'start', row {row}: the two sides of one window begin at different times.")
-    return values.pop()
+    return np.asarray(starts[rows.max(axis=1)])
 
 
-def _ends(numbers: Sequence[int], starts: Sequence[float], given: Sequence[float] | None) -> list[float]:
-    for number, (before, after) in zip(numbers[1:], pairwise(starts), strict=True):
-        if after <= before:
-            raise FrameError(f"column 'start', window {number}: it does not begin after the window before.")
-    ends = list(given) if given is not None else [*starts[1:], starts[-1] + _last_length(starts)] if starts else []
-    for number, begin, end in zip(numbers, starts, ends, strict=True):
-        if end <= begin:
-            raise FrameError(f"column 'end', window {number}: it ends before it begins.")
+def _ends(numbers: FloatArray, starts: FloatArray, given: FloatArray | None) -> FloatArray:
+    early = np.flatnonzero(np.diff(starts) <= 0)
+    if len(early):
+        number = int(numbers[early[0] + 1])
+        raise FrameError(f"column 'start', window {number}: it does not begin after the window before.")
+    length = starts[-1:] - starts[-2:-1] if len(starts) > 1 else np.full(len(starts), 60.0)
+    ends = np.concatenate((starts[1:], starts[-1:] + length)) if given is None else given
+    backwards = np.flatnonzero(ends <= starts)
+    if len(backwards):
+        raise FrameError(f"column 'end', window {int(numbers[backwards[0]])}: it ends before it begins.")
     return ends
 
 
-def _last_length(starts: Sequence[float]) -> float:
-    return starts[-1] - starts[-2] if len(starts) > 1 else 60.0
-
-
-def _weights(frame: pd.DataFrame, rows: Mapping[int, Mapping[Side, int]]) -> list[float]:
+def _weights(frame: pd.DataFrame, rows: IntArray) -> FloatArray:
     """The canary's share; a window without a canary row keeps the one before."""
     given = _numeric(frame, "weight")
     wrong = np.flatnonzero((given < 0) | (given > 1))
     if len(wrong):
         raise FrameError(f"column 'weight', row {wrong[0] + 1}: {given[wrong[0]]:g} is not between 0 and 1.")
-    weights: list[float] = []
-    for by_side in rows.values():
-        row = by_side.get(Side.CANARY)
-        known = row is not None and not math.isnan(given[row])
-        weights.append(float(given[row]) if known else weights[-1] if weights else math.nan)
-    return weights
+    of_canary = _of_sides(given, rows)[:, CANARY]
+    return np.asarray(pd.Series(of_canary).ffill(), dtype=np.float64)
 
 
-def _steps(frame: pd.DataFrame, lead: Sequence[int], weights: Sequence[float]) -> list[int]:
+def _steps(frame: pd.DataFrame, lead: IntArray, weights: FloatArray) -> IntArray:
     if "step" in frame:
         given = _numeric(frame, "step")
         wrong = np.flatnonzero(~(given >= -1) | (given != np.floor(given)))
         if len(wrong):
             raise FrameError(f"column 'step', row {wrong[0] + 1}: a step is a whole number, 0 for the first.")
-        return [int(given[row]) for row in lead]
-    steps: list[int] = []
-    for place, weight in enumerate(weights):
-        changed = place > 0 and weight != weights[place - 1] and not math.isnan(weights[place - 1])
-        steps.append((steps[-1] if steps else 0) + int(changed))
-    return steps
+        return given[lead].astype(np.int64)
+    before = np.concatenate((weights[:1], weights[:-1]))
+    return np.cumsum((weights != before) & ~np.isnan(before)).astype(np.int64)
 
 
-def _broken(frame: pd.DataFrame, rows: Mapping[int, Mapping[Side, int]]) -> list[str | None]:
+def _broken(frame: pd.DataFrame, rows: IntArray) -> list[str | None]:
     """The first reason given by either side; an empty cell, 0 and False mean that the window is sound."""
-    if "broken" not in frame:
+    if "broken" not in frame or not frame["broken"].notna().any():
         return [None] * len(rows)
-    given = frame["broken"].tolist()
-    return [next(filter(None, (_reason(given[row]) for row in by_side.values())), None) for by_side in rows.values()]
+    given = [_reason(cell) for cell in frame["broken"].tolist()]
+    return [next((given[row] for row in pair if row >= 0 and given[row]), None) for pair in rows.tolist()]
 
 
 def _reason(cell: Any) -> str | None:

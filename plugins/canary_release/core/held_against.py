@@ -1,6 +1,10 @@
-"""What the canary is held against: stable with a tolerance, or an absolute limit; evidence for harm and for safety."""
+"""What the canary is held against: stable with a tolerance, or an absolute limit; evidence for harm and for safety.
 
-from collections.abc import Sequence
+Everything is a log e-value a window, (W, C, J). Noise of single instances is met in two ways at once, and the mixture
+bets on both: evidence is tempered by the noise's variance as it adds up over time (found again in any harm, given
+time), and the null is widened by as far as a side's instances wander (large harm is found at once).
+"""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +20,22 @@ from canary_release.core.error_evidence import (
     tempered,
     tilts,
 )
-from canary_release.core.mixture import PASS_WINDOWS, in_step, log_sum, mixture_log_evidence, step_log_evidence
-from canary_release.core.observations import (
-    Arms,
-    BoolArray,
-    FloatArray,
-    Histograms,
-    IntArray,
-    Timeline,
-    decayed_before,
-)
+from canary_release.core.latency_evidence import ODDS_FACTORS, odds_log_evidence
+from canary_release.core.mixture import PASS_WINDOWS
+from canary_release.core.noise import Noise
+from canary_release.core.observations import Arms, Timeline
+from canary_release.core.record import BoolArray, FloatArray, IntArray
+from canary_release.core.running_sums import StepTotal
 
-SAFE_ALTERNATIVES = np.linspace(0.0, 1.0, 12)
-SAFE_LIMIT_FACTORS = np.geomspace(0.1, 0.98, 12)
+WIDE_FACTORS = np.geomspace(1.3, 10.0, 4)  # alternatives to a null that is widened already
+WIDE_ODDS_FACTORS = np.geomspace(1.15, 8.0, 4)
+# Standard deviations that the null is widened by for what instances do together. Evidence only grows some way beyond
+# the null, and noise seldom stays so far out; 2 gave 1 % false rollbacks on the noisiest services, 2.3 a tenth of that.
+WANDER = 2.3
+PASS_WANDER = 1.6  # the same for a promotion, which may be wrong in one case of twenty
+SAFE_ALTERNATIVES = np.linspace(0.0, 1.0, 6)
+SAFE_WIDE_ALTERNATIVES = np.linspace(0.25, 0.9, 3)
+SAFE_LIMIT_FACTORS = np.geomspace(0.1, 0.98, 6)
 
 
 @dataclass(frozen=True)
@@ -46,124 +53,135 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """One check over all windows.
-
-    log_e: ln of the evidence for harm (W,).  log_pass: ln of the evidence that it may be promoted (W,).
-    single: log e-values of the leading limit (W, J), from which the beginning of the harm is read.
-    arms: the counts to show, one column; for values the windows in which the canary was worse.
-    histograms, edge: for latency, and the bucket edge that the counts refer to.  values: canary's and stable's.
-    never: why the check cannot be judged in any window, else empty.
-    """
-
-    log_e: FloatArray
-    log_pass: FloatArray
-    single: FloatArray
-    arms: Arms
-    histograms: Histograms | None = None
-    edge: IntArray | None = None
-    values: tuple[FloatArray, FloatArray] | None = None
-    never: str = ""
-
-
-@dataclass(frozen=True)
 class Parameters:
-    """Per column: what is tolerated (theta, delta), which direction is bad, and the noise; (C,)."""
+    """Per column: what is tolerated (theta, delta), which direction is bad, and the noise; (C,) or (W, C).
+
+    drift: tau2 for windows of one second, of one instance.  wander: a standard deviation, of one instance.
+    """
 
     theta: FloatArray
     delta: FloatArray
     higher: BoolArray
     phi: FloatArray
-    tau2: FloatArray
+    drift: FloatArray
+    wander: FloatArray
 
-    def __getitem__(self, columns: slice | IntArray) -> "Parameters":
-        return Parameters(*(getattr(self, name)[columns] for name in self.__dataclass_fields__))
+    def __getitem__(self, columns: IntArray) -> "Parameters":
+        return Parameters(*(getattr(self, name)[..., columns] for name in self.__dataclass_fields__))
 
+    @property
+    def plain(self) -> "Parameters":
+        """The same without any tolerance."""
+        ones = np.ones_like(self.theta)
+        return Parameters(ones, 0.0 * ones, self.higher, self.phi, self.drift, self.wander)
 
-Part = tuple[FloatArray, FloatArray, FloatArray]
-"""One limit of a check: log e-values a window (W, J), ln E (W,), ln of the evidence that it is kept (W,)."""
+    @property
+    def noisy(self) -> bool:
+        return bool(self.drift.any())
 
+    def variance(self, time: Timeline) -> FloatArray:
+        """tau2/k of both sides in windows as long as these, (W, C)."""
+        return (time.instance_noise / time.seconds)[:, None] * self.drift
 
-def together(parts: Sequence[Part]) -> Part:
-    """Several limits of one check: the evidence is their mean, and it passes when every one passes."""
-    log_e = log_sum(np.stack([part[1] for part in parts], axis=-1)) - np.log(len(parts))
-    leading = max(parts, key=lambda part: float(np.max(part[1])))
-    return leading[0], log_e, np.min([part[2] for part in parts], axis=0)
-
-
-def rate_before(arms: Arms, scene: Scene, prior: FloatArray) -> FloatArray:
-    """Stable's rate before each window, (W, C); ``prior`` (C,) until it has been seen."""
-    events = decayed_before(arms.stable_events, scene.time.start)
-    of = decayed_before(arms.stable_of, scene.time.start)
-    return np.clip((events + 0.5) / (of + 0.5 / prior), 1e-9, 1.0 - 1e-9)
-
-
-def variance(par: Parameters, scene: Scene) -> FloatArray:
-    return scene.time.instance_noise[:, None] * par.tau2
+    def widening(self, time: Timeline, wander: float = WANDER) -> FloatArray:
+        """How much worse the canary may look because of its instances, as a factor (W, C)."""
+        return np.exp(np.minimum(wander * np.sqrt(time.instance_noise)[:, None] * self.wander, 20.0))
 
 
-def harm_of_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> tuple[FloatArray, FloatArray]:
-    """Evidence against "no worse than tolerated": log e-values (W, C, J) and the whole rollout's ln E (W, C)."""
+def noise_columns(noises: list[Noise]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """phi, drift and wander, each (C,)."""
+    return (
+        np.array([noise.phi for noise in noises]),
+        np.array([noise.drift for noise in noises]),
+        np.array([noise.wander for noise in noises]),
+    )
+
+
+def harm_of_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
+    """Evidence against "no worse than tolerated", (W, C, J)."""
     null = orient(arms, par.theta, par.delta, rate, par.higher)
     single = comparison_log_evidence(null, tilts(null, HARM_FACTORS, par.phi), par.phi)
-    single = tempered(_masked(single, arms.seen), arms, rate, variance(par, scene))
-    return single, mixture_log_evidence(single, scene.weights)
+    single = tempered(single, arms, rate, par.variance(scene.time))
+    if par.noisy:
+        wide = par.widening(scene.time)
+        null = orient(arms, par.theta * wide, par.delta * wide, rate, par.higher)
+        beyond = comparison_log_evidence(null, tilts(null, WIDE_FACTORS, par.phi), par.phi)
+        single = np.concatenate((single, np.minimum(beyond, CAP)), axis=-1)
+    return _masked(single, arms.seen)
+
+
+def harm_of_odds(arms: Arms, rate: FloatArray, odds_ratio: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
+    """Evidence against "no slower than tolerated", (W, C, J); rate is nan where nothing is known yet."""
+    phi = par.phi[..., None]
+    known = np.nan_to_num(rate, nan=0.5)
+    single = odds_log_evidence(arms, rate, odds_ratio, ODDS_FACTORS) / phi
+    single = tempered(single, arms, known, par.variance(scene.time))
+    if par.noisy:
+        wide = odds_ratio * par.widening(scene.time)
+        beyond = odds_log_evidence(arms, rate, wide, WIDE_ODDS_FACTORS) / phi
+        single = np.concatenate((single, np.minimum(beyond, CAP)), axis=-1)
+    return single
 
 
 def safe_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
-    """ln of the evidence since the step began against "worse than may be promoted", (W, C).
+    """Evidence against "worse than may be promoted", (W, C, J).
 
     What may be promoted is the larger of the check's own tolerance and the harm budget at the next weight.
     """
     own = orient(arms, par.theta, par.delta, rate, par.higher)
     ratio = np.broadcast_to(scene.safe_ratio[:, None], rate.shape)
-    wide = own.theta * own.rate + own.delta >= ratio * own.rate
-    theta, delta = np.where(wide, own.theta, ratio), np.where(wide, own.delta, 0.0)
+    larger = own.theta * own.rate + own.delta >= ratio * own.rate
+    theta, delta = np.where(larger, own.theta, ratio), np.where(larger, own.delta, 0.0)
+    single = tempered(_safe(own, theta, delta, par, SAFE_ALTERNATIVES), arms, rate, par.variance(scene.time))
+    if par.noisy:
+        wide = par.widening(scene.time, PASS_WANDER)
+        within = _safe(own, theta / wide, delta / wide, par, SAFE_WIDE_ALTERNATIVES)
+        single = np.concatenate((single, np.minimum(within, CAP)), axis=-1)
+    return _masked(single, arms.seen)
+
+
+def safe_alternatives(par: Parameters) -> int:
+    """J of ``safe_change``."""
+    return len(SAFE_ALTERNATIVES) + (len(SAFE_WIDE_ALTERNATIVES) if par.noisy else 0)
+
+
+def _safe(own: Comparison, theta: FloatArray, delta: FloatArray, par: Parameters, places: FloatArray) -> FloatArray:
+    """Alternatives from a quarter of stable's rate up to almost as bad as the null allows."""
     null = Comparison(own.a_events, own.a_of, own.b_events, own.b_of, theta, delta, own.rate)
-    lowest = np.log(0.25 * null.rate / (theta * null.rate + delta))
-    factors = np.exp(lowest[..., None] + (np.log(0.98) - lowest)[..., None] * SAFE_ALTERNATIVES)
-    single = comparison_log_evidence(null, tilts(null, factors, par.phi), par.phi)
-    single = tempered(_masked(single, arms.seen), arms, rate, variance(par, scene))
-    return promotable(step_log_evidence(single, scene.time.first), arms.comparable, scene)
+    lowest = np.minimum(np.log(0.25 * null.rate / (theta * null.rate + delta)), np.log(0.5))
+    factors = np.exp(lowest[..., None] + (np.log(0.98) - lowest)[..., None] * places)
+    return comparison_log_evidence(null, tilts(null, factors, par.phi), par.phi)
 
 
-def promotable(log_pass: FloatArray, counted: BoolArray, scene: Scene) -> FloatArray:
-    """Nothing passes on one window alone."""
-    return np.where(in_step(counted.astype(float), scene.time.first) >= PASS_WINDOWS, log_pass, -np.inf)
+def beyond_limit(arms: Arms, par: Parameters, limit: FloatArray) -> FloatArray:
+    """Evidence that the canary is beyond its limit (C,), (W, C, J)."""
+    return _limit_evidence(arms, par, limit, HARM_FACTORS)
+
+
+def within_limit(arms: Arms, par: Parameters, limit: FloatArray) -> FloatArray:
+    """Evidence that the canary keeps its limit (C,), (W, C, J)."""
+    return _limit_evidence(arms, par, limit, SAFE_LIMIT_FACTORS)
+
+
+def _limit_evidence(arms: Arms, par: Parameters, limit: FloatArray, factors: FloatArray) -> FloatArray:
+    rare = limit <= 0.5  # otherwise count what did not happen: the bounds are sharp for rare events only
+    events = np.where(rare, arms.canary_events, arms.canary_of - arms.canary_events)
+    sign = np.where(par.higher, -1.0, 1.0) * np.where(rare, 1.0, -1.0)
+    tilt = limit_tilts(factors[None, :] ** sign[:, None], par.phi)
+    single = limit_log_evidence(events, arms.canary_of, np.where(rare, limit, 1.0 - limit), tilt, par.phi)
+    return _masked(np.minimum(single, CAP), arms.canary_known)
 
 
 def _masked(single: FloatArray, seen: BoolArray) -> FloatArray:
     return np.where(seen[..., None], single, 0.0)
 
 
-def harm_of_limit(
-    arms: Arms, rate: FloatArray, par: Parameters, limit: FloatArray, scene: Scene
-) -> tuple[FloatArray, FloatArray]:
-    """Evidence that the canary is beyond its limit *and* worse than stable: (W, J) and ln E (W,), for one column.
+class Promotable:
+    """Nothing passes on one window alone."""
 
-    The smaller of two e-processes, so that a limit which both versions break is not blamed on the canary. Once all
-    traffic is on the canary there is no stable to compare with, and the limit counts alone.
-    """
-    factors = HARM_FACTORS[None, :] ** np.where(par.higher, -1.0, 1.0)[:, None]
-    beyond = np.minimum(_limit_evidence(arms, par, limit, factors), CAP)
-    plain = Parameters(np.ones(1), np.zeros(1), par.higher, par.phi, par.tau2)
-    worse, _ = harm_of_change(arms, rate, plain, scene)
-    worse = np.where(scene.time.alone[:, None, None], beyond, worse)
-    both = [mixture_log_evidence(single, scene.weights)[:, 0] for single in (beyond, worse)]
-    return beyond[:, 0], np.minimum(*both)
+    def __init__(self) -> None:
+        self._counted = StepTotal()
 
-
-def safe_limit(arms: Arms, par: Parameters, limit: FloatArray, scene: Scene) -> FloatArray:
-    """ln of the evidence since the step began that the canary keeps its limit, (W,), for one column."""
-    factors = SAFE_LIMIT_FACTORS[None, :] ** np.where(par.higher, -1.0, 1.0)[:, None]
-    single = np.minimum(_limit_evidence(arms, par, limit, factors), CAP)
-    log_pass = step_log_evidence(single, scene.time.first)
-    return promotable(log_pass, arms.canary_known & (arms.canary_of > 0), scene)[:, 0]
-
-
-def _limit_evidence(arms: Arms, par: Parameters, limit: FloatArray, factors: FloatArray) -> FloatArray:
-    events, of = arms.canary_events, arms.canary_of
-    if limit[0] > 0.5:  # count what did not happen: the bounds are sharp for rare events only
-        events, limit, factors = of - events, 1.0 - limit, 1.0 / factors
-    single = limit_log_evidence(events, of, limit, limit_tilts(factors, par.phi), par.phi)
-    return _masked(single, arms.canary_known)
+    def extend(self, log_pass: FloatArray, counted: BoolArray, began: IntArray) -> FloatArray:
+        """log_pass (W, C) where enough windows of the step counted, else -inf."""
+        return np.where(self._counted.extend(counted.astype(float), began) >= PASS_WINDOWS, log_pass, -np.inf)

@@ -1,7 +1,8 @@
 """What the judge says after a window: one verdict for each check, and one for the rollout."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from canary_release.core.release import CheckKind
@@ -38,7 +39,7 @@ class CheckVerdict:
     kind: CheckKind = CheckKind.PROPORTION
 
     def to_json(self) -> dict[str, Any]:
-        return _finite(asdict(self))
+        return _finite(vars(self))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Judgement:
 
     weight: the canary's share, 0 to 1.  evidence: sum of a_i E_i, which rolls back at 100.  p_value: valid however
     often it is looked at.  blamed: the check with most of the evidence once the line was crossed, else None.
+    holds: sentences that forbid to go on although no harm was shown.  leaning: acting checks whose evidence leans
+    towards harm by 5 : 1 or more.
     """
 
     window: int
@@ -58,13 +61,15 @@ class Judgement:
     blamed: str | None
     checks: tuple[CheckVerdict, ...]
     sentence: str
+    holds: tuple[str, ...] = ()
+    leaning: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; numbers are finite, None where there is none."""
-        return _finite({**asdict(self), "checks": [check.to_json() for check in self.checks]})
+        return _finite({**vars(self), "checks": [check.to_json() for check in self.checks]})
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

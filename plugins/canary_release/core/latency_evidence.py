@@ -10,70 +10,91 @@ theta0 p), which has the same mean: rho g(p0) + (1 - rho) p0 = rho p_j + (1 - rh
 theta0 >= 1 the null is convex, so the mean of exp(l) is at most 1 for every null pair, not only for the predicted one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from canary_release.core.observations import Arms, FloatArray, Histograms, IntArray, decayed_before
+from canary_release.core.observations import Arms
+from canary_release.core.record import FloatArray, IntArray
 from canary_release.core.release import Limit, LimitKind
 
-ODDS_FACTORS = np.geomspace(1.05, 16.0, 14)
+ODDS_FACTORS = np.geomspace(1.05, 16.0, 10)
 DEFAULT_SHARES = (0.5, 0.1, 0.01)  # exceedances watched by a check without a quantile
 _TINY = 1e-9
 
 
-def exceedance_before(histograms: Histograms, start: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Stable's share of requests slower than each edge before each window (W, B), and its requests so far (W, 1)."""
-    slower = decayed_before(histograms.stable_slower, start)
-    total = decayed_before(histograms.stable_of, start)
-    return np.clip((slower + 0.5) / (total + 1.0), _TINY, 1.0 - _TINY), total
+def exceedance(slower: FloatArray, of: FloatArray) -> FloatArray:
+    """The share of requests slower than each edge, never quite 0 or 1; slower: (W, B), of: (W, 1)."""
+    return np.clip((slower + 0.5) / (of + 1.0), _TINY, 1.0 - _TINY)
 
 
 def tolerated_exceedance(edges: FloatArray, exceedance: FloatArray, limit: Limit | None) -> FloatArray:
-    """How often the canary may be slower than each edge, (W, B); at least stable's own exceedance.
+    """How often the canary may be slower than each edge, (W, B); at least stable's own exceedance."""
+    return Stretched(edges, [limit]).tolerated(exceedance)[:, 0]
+
+
+class Stretched:
+    """Stable's histogram made slower by each of L limits, on fixed edges (B,).
 
     Between edges the survival function is taken on doubly logarithmic axes. There it is concave for exponential,
     normal, log-normal, Weibull and Pareto tails, so it lies above its chord and below both neighbouring chords made
     longer. The larger of the chord and that upper bound is used: a tolerance is never read too small.
     """
+
+    def __init__(self, edges: FloatArray, limits: Sequence[Limit | None]) -> None:
+        self._edges, self._shape = edges, (len(limits), len(edges))
+        point = np.concatenate([_reached(edges, limit) for limit in limits])
+        at = np.log(np.maximum(point, 1e-300))
+        log_x, last = np.log(edges), len(edges) - 1
+        right = np.minimum(np.searchsorted(edges, point), last)
+        self._point, self._right = point, right
+        self._exact = edges[right] == point
+        self._chord = _line(log_x, np.maximum(right - 1, 0), right, at)
+        self._after = _line(log_x, right, np.minimum(right + 1, last), at)
+        self._before = _line(log_x, np.maximum(right - 2, 0), np.maximum(right - 1, 0), at)
+
+    def tolerated(self, exceedance: FloatArray) -> FloatArray:
+        """(W, L, B) from stable's exceedance (W, B)."""
+        log_s, first = np.log(exceedance), self._right == 0
+        ceiling = np.where(first, 0.0, log_s[:, np.maximum(self._right - 1, 0)])
+        below_first = np.log1p((exceedance[:, :1] - 1.0) * np.minimum(self._point / self._edges[0], 1.0))
+        chord = np.where(first, below_first, _on(self._chord, log_s))
+        after = np.where(self._right < len(self._edges) - 1, _on(self._after, log_s), np.inf)
+        before = np.where(self._right >= 2, _on(self._before, log_s), np.inf)
+        upper = np.minimum(np.minimum(after, before), np.maximum(ceiling, chord))
+        found = np.exp(np.minimum(np.maximum(chord, upper), ceiling))
+        found = np.where(self._exact, exceedance[:, self._right], np.where(self._point <= 0, 1.0, found))
+        own = exceedance[:, None, :]
+        return np.clip(np.maximum(found.reshape(len(exceedance), *self._shape), own), _TINY, 1.0 - _TINY)
+
+
+_Line = tuple[IntArray, IntArray, FloatArray]
+
+
+def _reached(edges: FloatArray, limit: Limit | None) -> FloatArray:
+    """Where stable would be as slow as the canary may be at each edge, in seconds."""
     if limit is None or limit.amount <= 0:
-        return exceedance
-    reached = edges / (1.0 + limit.amount) if limit.kind is LimitKind.RELATIVE else edges - limit.amount
-    columns = [_survival_at(edges, exceedance, point) for point in reached.tolist()]
-    return np.clip(np.maximum(np.stack(columns, axis=1), exceedance), _TINY, 1.0 - _TINY)
+        return edges
+    return edges / (1.0 + limit.amount) if limit.kind is LimitKind.RELATIVE else edges - limit.amount
 
 
-def _survival_at(edges: FloatArray, exceedance: FloatArray, point: float) -> FloatArray:
-    """An upper estimate of the share slower than ``point`` seconds, (W,)."""
-    if point <= 0:
-        return np.ones(len(exceedance))
-    right = int(np.searchsorted(edges, point))
-    if edges[right] == point:
-        return exceedance[:, right]
-    log_x, log_s, at = np.log(edges), np.log(exceedance), np.log(point)
-    bounds = []
-    if right + 1 < len(edges):
-        bounds.append(_line(log_x, log_s, right, right + 1, at))
-    if right >= 2:
-        bounds.append(_line(log_x, log_s, right - 2, right - 1, at))
-    if right == 0:
-        chord = np.log(1.0 + (exceedance[:, 0] - 1.0) * point / edges[0])
-        ceiling = np.zeros(len(exceedance))
-    else:
-        chord = _line(log_x, log_s, right - 1, right, at)
-        ceiling = log_s[:, right - 1]
-    upper = np.min(bounds, axis=0) if bounds else ceiling
-    return np.asarray(np.exp(np.minimum(np.maximum(chord, upper), ceiling)))
+def _line(x: FloatArray, left: IntArray, right: IntArray, at: FloatArray) -> _Line:
+    run = np.where(left == right, 1.0, x[right] - x[left])
+    return left, right, (at - x[left]) / run
 
 
-def _line(x: FloatArray, y: FloatArray, left: int, right: int, at: float) -> FloatArray:
-    slope = (y[:, right] - y[:, left]) / (x[right] - x[left])
-    return np.asarray(y[:, left] + slope * (at - x[left]))
+def _on(line: _Line, y: FloatArray) -> FloatArray:
+    left, right, share = line
+    from_y = y[:, left]
+    return from_y + (y[:, right] - from_y) * share
 
 
-def nearest_edge(tolerated: FloatArray, share: float) -> IntArray:
-    """Per window the edge that the tolerated share of slow requests is nearest to ``share``, (W,)."""
-    wanted = np.log(share / (1.0 - share))
+def nearest_edge(tolerated: FloatArray, share: float | FloatArray) -> IntArray:
+    """The edge (last axis of ``tolerated``) at which the tolerated share of slow requests is nearest to ``share``."""
+    share = np.asarray(share, dtype=float)
+    wanted = np.log(share / (1.0 - share))[..., None]
     distance = np.abs(np.log(tolerated / (1.0 - tolerated)) - wanted)
-    return np.asarray(np.argmin(distance, axis=1), dtype=np.int64)
+    return np.asarray(np.argmin(distance, axis=-1), dtype=np.int64)
 
 
 def odds_log_evidence(arms: Arms, rate: FloatArray, odds_ratio: FloatArray, factors: FloatArray) -> FloatArray:

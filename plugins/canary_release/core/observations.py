@@ -1,38 +1,33 @@
 """Windows as arrays: one row a window, one column a check; what cannot be used is masked, never guessed."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from canary_release.core.values import Counts, Window
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
+from canary_release.core.record import CANARY, STABLE, BoolArray, FloatArray, IntArray, Record
+from canary_release.core.release import Step
+from canary_release.core.running_sums import Total
 
 ERROR_RATE = "error_rate"
-HALF_LIFE = 300.0  # seconds after which an old window of stable counts half
 LARGEST_COUNT = 1e12  # beyond it a count is a mistake of its source
-_MISSING = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What all checks share, each an array over windows.
+    """What all checks share, each an array over some windows of a rollout.
 
-    start, seconds: epoch seconds and length.  first: index of the first window of the window's step.
-    weight: the canary's share, nan when unknown.  next_weight: the share after the next raise.
-    alone: all traffic is meant for the canary, so there is nothing to compare it with.
-    instance_noise: 1/(canary instances) + 1/(stable instances); an unknown number of canary instances counts as one.
+    start, seconds: epoch seconds and length.  first: number of the first window of the window's step; began: the same
+    as a row here, plus one, and 0 where that window is not among these.  weight: the canary's share, nan when unknown;
+    next_weight: after the next raise.  alone: all traffic is meant for the canary, so there is nothing to compare with.
+    instance_noise: 1/(canary instances) + 1/(stable instances), and that by the window's seconds; an unknown number of
+    canary instances counts as one.
     """
 
     start: FloatArray
     seconds: FloatArray
     first: IntArray
+    began: IntArray
     weight: FloatArray
     next_weight: FloatArray
     alone: BoolArray
@@ -41,6 +36,45 @@ class Timeline:
 
     def __len__(self) -> int:
         return len(self.start)
+
+
+class Calendar:
+    """Reads the timeline of a rollout, window after window."""
+
+    def __init__(self, plan: Sequence[Step]) -> None:
+        raises = [float(step.weight) / 100.0 for step in plan]
+        self._raises = np.sort(np.append(np.asarray(raises, dtype=float), 1.0))
+        self._seen = 0
+        self._step: int | None = None
+        self._first = 0
+
+    def extend(self, record: Record) -> Timeline:
+        seconds = record.end - record.start
+        index = np.arange(self._seen, self._seen + len(record))
+        before = record.step[0] if self._step is None else self._step
+        new = np.diff(record.step, prepend=before) != 0
+        new[0] |= self._step is None
+        began = np.maximum.accumulate(np.where(new, np.arange(len(record)) + 1, 0))
+        first = np.where(began > 0, index[began - 1], self._first)
+        higher = np.searchsorted(self._raises, np.nan_to_num(record.weight, nan=1.0) + 1e-9)
+        self._seen, self._step, self._first = self._seen + len(record), int(record.step[-1]), int(first[-1])
+        return Timeline(
+            start=record.start,
+            seconds=np.where(np.isfinite(seconds) & (seconds > 0), seconds, 1.0),
+            first=first.astype(np.int64),
+            began=began.astype(np.int64),
+            weight=record.weight,
+            next_weight=np.clip(self._raises[np.minimum(higher, len(self._raises) - 1)], 1e-4, 1.0),
+            alone=record.weight >= 1.0 - 1e-9,
+            instance_noise=_instance_noise(record.instances),
+            broken=np.array([broken is not None for broken in record.broken], dtype=bool),
+        )
+
+
+def _instance_noise(instances: FloatArray) -> FloatArray:
+    known = np.where(instances > 0, instances, np.nan)
+    of_stable = np.nan_to_num(1.0 / known[:, STABLE], nan=0.0)
+    return 1.0 / np.nan_to_num(known[:, CANARY], nan=1.0) + of_stable
 
 
 @dataclass(frozen=True)
@@ -54,8 +88,27 @@ class Arms:
     canary_known: BoolArray
     stable_known: BoolArray
 
-    def __getitem__(self, columns: slice) -> "Arms":
-        return Arms(*(getattr(self, name)[:, columns] for name in self.__dataclass_fields__))
+    def __getitem__(self, columns: slice | IntArray) -> "Arms":
+        return Arms(
+            self.canary_events[:, columns],
+            self.canary_of[:, columns],
+            self.stable_events[:, columns],
+            self.stable_of[:, columns],
+            self.canary_known[:, columns],
+            self.stable_known[:, columns],
+        )
+
+    @property
+    def swapped(self) -> "Arms":
+        """Stable in the place of the canary."""
+        return Arms(
+            self.stable_events,
+            self.stable_of,
+            self.canary_events,
+            self.canary_of,
+            self.stable_known,
+            self.canary_known,
+        )
 
     @property
     def seen(self) -> BoolArray:
@@ -67,76 +120,24 @@ class Arms:
         return self.seen & (self.canary_of > 0) & (self.stable_of > 0)
 
 
-def timeline(windows: Sequence[Window], plan: Sequence[float]) -> Timeline:
-    """``plan``: the canary's shares (0 to 1) that the release goes through."""
-    start = np.array([window.start for window in windows], dtype=float)
-    seconds = np.array([window.seconds for window in windows], dtype=float)
-    weight = np.array([window.weight for window in windows], dtype=float)
-    step = np.array([window.step for window in windows], dtype=np.int64)
-    new = np.r_[True, step[1:] != step[:-1]][: len(windows)]
-    first = np.maximum.accumulate(np.where(new, np.arange(len(windows)), 0))
-    raises = np.sort(np.append(np.asarray(plan, dtype=float), 1.0))
-    higher = np.searchsorted(raises, np.nan_to_num(weight, nan=1.0) + 1e-9)
-    next_weight = np.clip(raises[np.minimum(higher, len(raises) - 1)], 1e-4, 1.0)
-    noise = [_instance_noise(window.canary, window.stable) for window in windows]
-    return Timeline(
-        start=start,
-        seconds=np.where(np.isfinite(seconds) & (seconds > 0), seconds, 1.0),
-        first=first.astype(np.int64),
-        weight=weight,
-        next_weight=next_weight,
-        alone=weight >= 1.0 - 1e-9,
-        instance_noise=np.array(noise, dtype=float),
-        broken=np.array([window.broken is not None for window in windows], dtype=bool),
-    )
-
-
-def _instance_noise(canary: Counts | None, stable: Counts | None) -> float:
-    of_canary = canary.instances if canary is not None else None
-    of_stable = stable.instances if stable is not None else None
-    return 1.0 / max(of_canary or 1, 1) + (1.0 / of_stable if of_stable and of_stable > 0 else 0.0)
-
-
-def proportion_arms(windows: Sequence[Window], metrics: Sequence[str], broken: BoolArray) -> Arms:
+def proportion_arms(record: Record, metrics: Sequence[str], broken: BoolArray) -> Arms:
     """Events and their base for each metric, shape (windows, metrics); ``error_rate`` is errors out of requests."""
-    canary = _side([window.canary for window in windows], metrics)
-    stable = _side([window.stable for window in windows], metrics)
-    return arms_of(canary[..., 0], canary[..., 1], stable[..., 0], stable[..., 1], broken)
-
-
-def _side(side: Sequence[Counts | None], metrics: Sequence[str]) -> FloatArray:
-    columns = [
-        [(counts.errors, counts.requests) if counts is not None else _MISSING for counts in side]
-        if metric == ERROR_RATE
-        else [counts.proportions.get(metric, _MISSING) if counts is not None else _MISSING for counts in side]
-        for metric in metrics
-    ]
-    flat = np.fromiter(chain.from_iterable(chain.from_iterable(columns)), dtype=float)
-    return np.moveaxis(flat.reshape(len(metrics), len(side), 2), 0, 1)
-
-
-def arms_of(
-    canary_events: FloatArray,
-    canary_of: FloatArray,
-    stable_events: FloatArray,
-    stable_of: FloatArray,
-    broken: BoolArray,
-) -> Arms:
-    """Mask what cannot be counts: nan, negative, fractional, too large, more events than requests, broken windows."""
-    usable = ~broken[:, None]
-    canary = usable & _counts(canary_events, canary_of)
-    stable = usable & _counts(stable_events, stable_of)
+    of_errors = np.stack((record.errors, record.requests), axis=-1)
+    pairs = np.stack([of_errors if name == ERROR_RATE else record.proportions[name] for name in metrics], axis=1)
+    good = _counts(pairs[..., 0], pairs[..., 1]) & ~broken[:, None, None]
+    clean = np.where(good[..., None], pairs, 0.0)
     return Arms(
-        canary_events=np.where(canary, canary_events, 0.0),
-        canary_of=np.where(canary, canary_of, 0.0),
-        stable_events=np.where(stable, stable_events, 0.0),
-        stable_of=np.where(stable, stable_of, 0.0),
-        canary_known=canary,
-        stable_known=stable,
+        canary_events=clean[:, :, CANARY, 0],
+        canary_of=clean[:, :, CANARY, 1],
+        stable_events=clean[:, :, STABLE, 0],
+        stable_of=clean[:, :, STABLE, 1],
+        canary_known=good[:, :, CANARY],
+        stable_known=good[:, :, STABLE],
     )
 
 
 def _counts(events: FloatArray, of: FloatArray) -> BoolArray:
+    """Where these are counts: not nan, negative, fractional or too large, and no more events than there were."""
     with np.errstate(invalid="ignore"):
         whole = (events == np.floor(events)) & (of == np.floor(of))
         return np.asarray(whole & (events >= 0) & (events <= of) & (of <= LARGEST_COUNT))
@@ -144,7 +145,7 @@ def _counts(events: FloatArray, of: FloatArray) -> BoolArray:
 
 @dataclass(frozen=True)
 class Histograms:
-    """Latency of both sides: requests slower than each edge, shape (windows, edges), and totals (windows, 1)."""
+    """Latency: requests slower than each edge, and all (windows, 1), as places of ``edges``; (windows, edges)."""
 
     edges: FloatArray
     canary_slower: FloatArray
@@ -156,83 +157,68 @@ class Histograms:
 
     def at(self, edge: IntArray) -> Arms:
         """Requests slower than one edge a window and column; ``edge`` has the shape (windows, columns)."""
-        columns = edge.shape[1]
+        rows, shape = np.arange(len(edge))[:, None], edge.shape
         return Arms(
-            canary_events=np.take_along_axis(self.canary_slower, edge, axis=1),
-            canary_of=np.repeat(self.canary_of, columns, axis=1),
-            stable_events=np.take_along_axis(self.stable_slower, edge, axis=1),
-            stable_of=np.repeat(self.stable_of, columns, axis=1),
-            canary_known=np.repeat(self.canary_known, columns, axis=1),
-            stable_known=np.repeat(self.stable_known, columns, axis=1),
+            canary_events=self.canary_slower[rows, edge],
+            canary_of=np.broadcast_to(self.canary_of, shape),
+            stable_events=self.stable_slower[rows, edge],
+            stable_of=np.broadcast_to(self.stable_of, shape),
+            canary_known=np.broadcast_to(self.canary_known, shape),
+            stable_known=np.broadcast_to(self.stable_known, shape),
         )
 
 
-def histograms(windows: Sequence[Window], broken: BoolArray) -> Histograms:
-    """The windows that share the first usable edges; a window with other edges is not known."""
-    edges = next((window.edges for window in windows if _ascending(window.edges)), ())
-    canary = _buckets(windows, [window.canary for window in windows], edges)
-    stable = _buckets(windows, [window.stable for window in windows], edges)
-    slower_canary, of_canary, canary_known = _slower(canary, broken)
-    slower_stable, of_stable, stable_known = _slower(stable, broken)
+def histograms(record: Record, broken: BoolArray) -> Histograms:
+    slower, of, known = slower_than_edges(record.buckets, broken)
     return Histograms(
-        np.array(edges, dtype=float),
-        slower_canary,
-        of_canary,
-        slower_stable,
-        of_stable,
-        canary_known,
-        stable_known,
+        np.array(record.edges, dtype=float),
+        slower[:, CANARY],
+        of[:, CANARY],
+        slower[:, STABLE],
+        of[:, STABLE],
+        known[:, CANARY],
+        known[:, STABLE],
     )
 
 
-def _ascending(edges: tuple[float, ...]) -> bool:
-    finite = all(math.isfinite(edge) and edge > 0 for edge in edges)
-    return bool(edges) and finite and all(low < high for low, high in pairwise(edges))
-
-
-def _buckets(windows: Sequence[Window], side: Sequence[Counts | None], edges: tuple[float, ...]) -> FloatArray:
-    width = len(edges) + 1
-    missing = (math.nan,) * width
-    rows = [
-        counts.buckets if counts is not None and window.edges == edges and len(counts.buckets) == width else missing
-        for window, counts in zip(windows, side, strict=True)
-    ]
-    return np.array(rows, dtype=float).reshape(len(windows), width)
-
-
-def _slower(buckets: FloatArray, broken: BoolArray) -> tuple[FloatArray, FloatArray, BoolArray]:
+def slower_than_edges(buckets: FloatArray, broken: BoolArray) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """From buckets (W, K, B + 1): how many were slower than each edge (W, K, B), of how many, and whether known."""
     with np.errstate(invalid="ignore"):
         good = (buckets >= 0) & (buckets <= LARGEST_COUNT) & (buckets == np.floor(buckets))
-    known = good.all(axis=1) & ~broken & (buckets.shape[1] > 1)
-    clean = np.where(known[:, None], buckets, 0.0)
-    total = clean.sum(axis=1, keepdims=True)
-    return total - np.cumsum(clean, axis=1)[:, :-1], total, known[:, None]
+    known = good.all(axis=-1, keepdims=True) & ~broken[:, None, None] & (buckets.shape[-1] > 1)
+    clean = np.where(known, buckets, 0.0)
+    total = clean.sum(axis=-1, keepdims=True)
+    return total - np.cumsum(clean, axis=-1)[..., :-1], total, known
 
 
-def value_arrays(windows: Sequence[Window], metrics: Sequence[str], broken: BoolArray) -> tuple[FloatArray, FloatArray]:
+def value_arrays(record: Record, metrics: Sequence[str], broken: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Single numbers of canary and stable, shape (windows, metrics), nan where there is none."""
-    sides = [[window.canary for window in windows], [window.stable for window in windows]]
-    arrays = [
-        np.array(
-            [
-                [math.nan if counts is None else counts.values.get(metric, math.nan) for counts in side]
-                for metric in metrics
-            ],
-            dtype=float,
-        ).reshape(len(metrics), len(windows))
-        for side in sides
-    ]
-    canary, stable = (
-        np.where(np.isfinite(array.T) & (array.T >= 0) & ~broken[:, None], array.T, math.nan) for array in arrays
-    )
-    return canary, stable
+    pairs = np.stack([record.values[name] for name in metrics], axis=1)
+    with np.errstate(invalid="ignore"):
+        sound = np.isfinite(pairs) & (pairs >= 0) & ~broken[:, None, None]
+    clean = np.where(sound, pairs, np.nan)
+    return clean[..., CANARY], clean[..., STABLE]
 
 
-def decayed_before(values: FloatArray, start: FloatArray) -> FloatArray:
-    """For each window the sum of the rows before it, halved every five minutes; shape of ``values``."""
-    gaps = np.maximum(np.nan_to_num(np.diff(start), posinf=0.0, neginf=0.0), 0.0)
-    keep = 0.5 ** (gaps / HALF_LIFE)
-    out = np.zeros_like(values)
-    for row, factor in enumerate(keep.tolist()):
-        np.multiply(out[row] + values[row], factor, out=out[row + 1])
-    return out
+class RestartWeights:
+    """How much of the stake is put on a regression that begins at each window; they add up to less than 1.
+
+    Half on the first window, a quarter spread over the first windows of the plan's steps, a quarter over time: half of
+    it evenly over the ``planned`` windows, half of the rest over as many again, and so on with doubled spans, so that
+    a rollout that is held for days can still be judged. No weight depends on how many windows there will be.
+    """
+
+    def __init__(self, steps: int, planned: int) -> None:
+        self._steps, self._span = max(steps, 1), max(planned, 1)
+        self._begun, self._seen = Total(), 0
+
+    def extend(self, first: IntArray) -> FloatArray:
+        """(W,) for windows whose steps began at the windows numbered ``first``, (W,)."""
+        index = np.arange(self._seen, self._seen + len(first))
+        self._seen += len(first)
+        starts = (first == index).astype(float)
+        before, _ = self._begun.extend(starts)
+        block = np.where(index < self._span, 0.0, np.floor(np.log2(np.maximum(index, 1) / self._span)) + 1.0)
+        length = np.where(block == 0, self._span, self._span * 2.0 ** (block - 1.0))
+        weights = 0.25 / self._steps * (starts * (before < self._steps)) + 0.25 * 2.0 ** -(block + 1.0) / length
+        return np.asarray(weights + 0.5 * (index == 0))

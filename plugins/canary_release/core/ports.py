@@ -52,3 +52,17 @@ class RemembersHistory(Protocol):
     """A metric source that can be asked about the past, from which noise is learned before a rollout starts."""
 
     def history(self, start: float, end: float) -> list[Window]: ...
+
+
+@runtime_checkable
+class KeepsLease(Protocol):
+    """A load balancer that takes the canary off by itself when nobody renews its lease: nothing of ours has to live."""
+
+    def renew_lease(self, until: float, safe: str) -> None:
+        """From ``until`` (seconds since the epoch) on it gives everything to ``safe``, unless renewed before.
+
+        Called before every raise and after every evaluation. Raises LoadBalancerError.
+        """
+
+    def end_lease(self, safe: str) -> None:
+        """It gives everything to ``safe`` at once and for good: after a rollback, and after a promotion."""

@@ -118,6 +118,7 @@ class Release:
     poll: seconds between looks.  lease: seconds a raised weight may stand without news.
     max_no_data: seconds without usable data before ``on_no_data`` (hold or roll_back) applies.
     max_blind: seconds without being able to read the source before the canary is taken off.
+    drift: what to do when somebody else moved the weights: hold, adopt or repair (once a step, then hold).
     text, sha256: the file as it was, frozen into the ledger when a rollout starts.
     """
 
@@ -135,6 +136,7 @@ class Release:
     max_blind: float = 300.0
     harm_budget: float = 0.25
     early_promotion: bool = True
+    drift: str = "hold"
     window: ReleaseWindow | None = None
     owner: str = ""
     text: str = ""

@@ -264,6 +264,7 @@ def _release(block: ReleaseBlock, options: _Options, text: str) -> Release:
         max_blind=block.blind.max,
         harm_budget=Release.harm_budget if budget is None else float(budget),
         early_promotion=early is not False,
+        drift=block.drift,
         window=_window(block.window) if block.window else None,
         text=text,
         sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),

@@ -22,6 +22,7 @@ from canary_release.core.field_types import (
     Percent,
     Person,
     Text,
+    WhenDrifted,
     positive,
     schema_of,
     sound,
@@ -230,6 +231,9 @@ class ReleaseBlock(Block):
     window: WindowBlock | None = Field(default=None, description="when a rollout may start; without it: at any time")
     no_data: NoDataBlock = Field(default=NoDataBlock(), description="what happens without usable data")
     blind: BlindBlock = Field(default=BlindBlock(), description="what happens when the metrics cannot be read")
+    drift: WhenDrifted = with_default(
+        Release.drift, Release.drift, "what follows when somebody else moved the weights; repair happens once a step"
+    )
     early_promotion: EarlyPromotion = Field(
         default=True, description="end a step early on strong evidence; `false` to always bake in full"
     )

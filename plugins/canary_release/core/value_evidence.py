@@ -7,7 +7,7 @@ ln 2 a window. It cannot tell a worse version from a worse machine: the toleranc
 
 import numpy as np
 
-from canary_release.core.observations import FloatArray
+from canary_release.core.record import FloatArray
 from canary_release.core.release import Direction, Limit, LimitKind
 
 STAKES = np.array([0.25, 0.5, 0.75])
@@ -31,5 +31,5 @@ def beyond_limit(canary: FloatArray, limit: Limit, direction: Direction) -> Floa
 
 
 def sign_log_evidence(signs: FloatArray) -> FloatArray:
-    """Log e-values of the bets, shape (W, J), for signs (W,)."""
-    return np.asarray(np.log1p(STAKES * signs[:, None]))
+    """Log e-values of the bets, shape (..., J), for signs of any shape."""
+    return np.asarray(np.log1p(STAKES * signs[..., None]))

@@ -1,44 +1,31 @@
-"""Every check weighed against every window: the arrays from which verdicts are read."""
+"""Checks weighed against windows, a kind at a time: what each kind adds for new windows, and keeps."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from canary_release.core import latency_evidence as latency
-from canary_release.core.error_evidence import HARM_FACTORS, tempered
+from canary_release.core.guard_rails import NoData, columns_of
 from canary_release.core.held_against import (
-    SAFE_ALTERNATIVES,
     Parameters,
+    Promotable,
     Scene,
-    Weighed,
+    beyond_limit,
     harm_of_change,
-    harm_of_limit,
-    promotable,
-    rate_before,
+    noise_columns,
     safe_change,
-    safe_limit,
-    together,
-    variance,
+    within_limit,
 )
-from canary_release.core.mixture import mixture_log_evidence, step_log_evidence
-from canary_release.core.noise import DEFAULT_NOISE, Noise
-from canary_release.core.observations import (
-    Arms,
-    BoolArray,
-    FloatArray,
-    Histograms,
-    histograms,
-    proportion_arms,
-    value_arrays,
-)
-from canary_release.core.problems import ReleaseFileError
-from canary_release.core.release import Check, CheckKind, Direction, Limit, LimitKind
-from canary_release.core.value_evidence import beyond_limit, sign_log_evidence, worse_than_tolerated
-from canary_release.core.values import Window
+from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
+from canary_release.core.noise_report import Baseline, NoiseReport
+from canary_release.core.observations import Arms, Timeline, proportion_arms
+from canary_release.core.record import BoolArray, FloatArray, Record
+from canary_release.core.release import Check, CheckKind, Direction, LimitKind
+from canary_release.core.running_sums import Decayed, Mixture, Rows, StepMixture
 
 PRIOR_RATE = 0.005  # of events, before stable has been seen; it steers power, never validity
-BLOCK = 1 << 17  # array elements worked on at a time, so that they stay in the processor's cache
+BURNING = np.log(20.0)  # evidence that a side is beyond its limit at which it is said
 ALLOWED = {
     CheckKind.PROPORTION: (
         {LimitKind.RELATIVE, LimitKind.POINTS},
@@ -50,7 +37,7 @@ ALLOWED = {
     CheckKind.VALUE: ({LimitKind.RELATIVE, LimitKind.PLAIN}, {LimitKind.PLAIN}, "10% or a number", "a number"),
 }
 
-NoiseOf = Noise | Mapping[str, Noise] | None
+NoiseOf = NoiseReport | Noise | Mapping[str, Noise] | None
 
 
 def label(check: Check) -> str:
@@ -60,27 +47,16 @@ def label(check: Check) -> str:
 
 def noise_of(check: Check, noise: NoiseOf) -> Noise:
     """The noise of one check; by its label, its metric, or one for all; the default where nothing was learned."""
+    if isinstance(noise, NoiseReport):
+        noise = noise.checks
+    default = DEFAULT_LATENCY_NOISE if check.kind is CheckKind.LATENCY else DEFAULT_NOISE
     if noise is None or isinstance(noise, Noise):
-        return noise or DEFAULT_NOISE
-    return noise.get(label(check), noise.get(check.metric, DEFAULT_NOISE))
+        return noise or default
+    return noise.get(label(check), noise.get(check.metric, default))
 
 
-def weigh(checks: Sequence[Check], windows: Sequence[Window], scene: Scene, noise: NoiseOf) -> list[Weighed]:
-    """One entry for each check, in their order. Raises ReleaseFileError for a limit that its check cannot have."""
-    problems = [problem for check in checks for problem in _problems(check)]
-    if problems:
-        raise ReleaseFileError(problems)
-    found: dict[int, Weighed] = {}
-    places = {kind: [place for place, check in enumerate(checks) if check.kind is kind] for kind in CheckKind}
-    for kind, weigh_kind in _KINDS.items():
-        if places[kind]:
-            chosen = [checks[place] for place in places[kind]]
-            results = weigh_kind(chosen, windows, scene, [noise_of(check, noise) for check in chosen])
-            found.update(zip(places[kind], results, strict=True))
-    return [found[place] for place in range(len(checks))]
-
-
-def _problems(check: Check) -> Iterator[str]:
+def misfits(check: Check) -> Iterator[str]:
+    """Limits that the check cannot have, a sentence each."""
     change, absolute, change_text, absolute_text = ALLOWED[check.kind]
     if check.max_change is not None and check.max_change.kind not in change:
         yield f"check {label(check)}: {check.max_change.text!r} is no change of a {check.kind}: write {change_text}."
@@ -88,53 +64,140 @@ def _problems(check: Check) -> Iterator[str]:
         yield f"check {label(check)}: {check.absolute.text!r} is no limit of a {check.kind}: write {absolute_text}."
 
 
-# --- proportions ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Part:
+    """One kind of limit for some columns: log e-values (W, C, J), ln E (W, C), ln of the evidence that it is kept."""
+
+    single: FloatArray
+    log_e: FloatArray
+    log_pass: FloatArray
 
 
-def _weigh_proportions(
-    checks: Sequence[Check], windows: Sequence[Window], scene: Scene, noises: Sequence[Noise]
-) -> list[Weighed]:
-    arms = proportion_arms(windows, [check.metric for check in checks], scene.time.broken)
-    tolerated = [_tolerated(check) for check in checks]
-    parameters = Parameters(
-        theta=np.array([theta for theta, _ in tolerated]),
-        delta=np.array([delta for _, delta in tolerated]),
-        higher=np.array([check.direction is Direction.HIGHER_IS_BETTER for check in checks], dtype=bool),
-        phi=np.array([noise.phi for noise in noises]),
-        tau2=np.array([noise.tau2 for noise in noises]),
-    )
-    prior = np.where(parameters.delta > 0, np.minimum(parameters.delta, 0.5), PRIOR_RATE)
-    rate = rate_before(arms, scene, prior)
-    weighed = []
-    alternatives = max(len(HARM_FACTORS), len(SAFE_ALTERNATIVES))
-    for block in _blocks(len(windows), len(checks), alternatives):
-        weighed += _weigh_proportion_block(checks[block], arms[block], rate[:, block], parameters[block], scene)
-    return weighed
+class Weighed(ABC):
+    """All checks of one kind over the windows so far.
+
+    log_e, log_pass: ln of the evidence for harm and for safety (W, C).  no_data, burning: (W, C); burning where both
+    sides are beyond an absolute limit.  counts: canary's events and base, stable's events and base (W, C, 4); known:
+    canary's, stable's (W, C, 2).  single: of the two kinds of limit, from which the beginning of harm is read.
+    """
+
+    def __init__(self, checks: Sequence[Check]) -> None:
+        self.checks = checks
+        self.log_e, self.log_pass = Rows[np.float64](), Rows[np.float64]()
+        self.no_data, self.burning = Rows[np.bool_](), Rows[np.bool_]()
+        self.counts, self.known = Rows[np.float64](), Rows[np.bool_]()
+        self.single: tuple[Rows[np.float32], Rows[np.float32]] = Rows(), Rows()
+        self.limited = np.flatnonzero([check.absolute is not None for check in checks])
+        self.compared = np.array([check.max_change is not None or check.absolute is None for check in checks])
+        self._no_data = NoData()
+
+    @abstractmethod
+    def extend(self, record: Record, scene: Scene) -> None:
+        """Weigh new windows."""
+
+    def why_never(self, column: int) -> str:
+        """Why the check cannot be judged in any window so far, else empty."""
+        return ""
+
+    def leading(self, column: int, at: int) -> FloatArray:
+        """Log e-values (W, J), up to window ``at``, of the limit with more evidence."""
+        options = [self.single[0].array[: at + 1, column]] if self.compared[column] else []
+        if column in self.limited and len(self.single[1]):
+            options.append(self.single[1].array[: at + 1, int(np.searchsorted(self.limited, column))])
+        return max((single.astype(float) for single in options), key=lambda single: float(single.sum(axis=0).max()))
+
+    def _keep(self, shown: Arms, time: Timeline, change: Part, limit: Part | None, burning: BoolArray | None) -> None:
+        """Several limits of one check: the evidence is their mean, and it passes when every one passes."""
+        log_e, log_pass = change.log_e, change.log_pass
+        burns = np.zeros(log_e.shape, dtype=bool)
+        if limit is not None and burning is not None:
+            both = self.compared[self.limited]
+            of_change, of_limit = log_e[:, self.limited], limit.log_e
+            log_e, log_pass = log_e.copy(), log_pass.copy()
+            log_e[:, self.limited] = np.where(both, np.logaddexp(of_change, of_limit) - np.log(2.0), of_limit)
+            kept = np.where(both, np.minimum(log_pass[:, self.limited], limit.log_pass), limit.log_pass)
+            log_pass[:, self.limited] = kept
+            burns[:, self.limited] = burning
+            self.single[1].extend(limit.single.astype(np.float32))
+        self.single[0].extend(change.single.astype(np.float32))
+        self.log_e.extend(log_e)
+        self.log_pass.extend(log_pass)
+        self.burning.extend(burns)
+        self.no_data.extend(self._no_data.extend(shown, time))
+        self.counts.extend(columns_of(shown))
+        self.known.extend(np.stack((shown.canary_known, shown.stable_known), axis=-1))
 
 
-def _blocks(windows: int, columns: int, alternatives: int) -> Iterator[slice]:
-    width = max(1, BLOCK // max(1, windows * alternatives))
-    return (slice(left, min(left + width, columns)) for left in range(0, columns, width))
+class AgainstLimit:
+    """Evidence that the canary is beyond its limit *and* worse than stable, and that it keeps it.
+
+    The smaller of two e-processes, so that a limit which both versions break is not blamed on the canary. Once all
+    traffic is on the canary there is no stable to compare with, and the limit counts alone.
+    """
+
+    def __init__(self) -> None:
+        self._beyond, self._worse = Mixture(), Mixture()
+        self._within, self._stable, self._canary = StepMixture(), StepMixture(), StepMixture()
+        self._promotable = Promotable()
+
+    def extend(
+        self, over: Arms, under: Arms, rate: FloatArray, par: Parameters, limit: FloatArray, scene: Scene
+    ) -> tuple[Part, BoolArray]:
+        """over, under: counts by which the limit is read for a fail and for a pass; limit: (C,).
+
+        The second result is where both sides are beyond the limit, (W, C).
+        """
+        time = scene.time
+        beyond = beyond_limit(over, par, limit)
+        worse = harm_of_change(over, rate, par.plain, scene)
+        padding = np.full((*beyond.shape[:-1], worse.shape[-1] - beyond.shape[-1]), -np.inf)
+        alone = time.alone[:, None, None]
+        worse = np.where(alone, np.concatenate((beyond, np.maximum(padding, -50.0)), axis=-1), worse)
+        log_e = np.minimum(self._beyond.extend(beyond, scene.weights), self._worse.extend(worse, scene.weights))
+        log_pass = self._within.extend(within_limit(under, par, limit), time.began)
+        log_pass = self._promotable.extend(log_pass, under.canary_known & (under.canary_of > 0), time.began)
+        burning = self._canary.extend(beyond, time.began) >= BURNING
+        burning &= self._stable.extend(beyond_limit(over.swapped, par, limit), time.began) >= BURNING
+        return Part(beyond, log_e, log_pass), burning
 
 
-def _weigh_proportion_block(
-    checks: Sequence[Check], arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
-) -> list[Weighed]:
-    single, log_e = harm_of_change(arms, rate, par, scene)
-    log_pass = safe_change(arms, rate, par, scene)
-    weighed = []
-    for column, check in enumerate(checks):
-        one = slice(column, column + 1)
-        parts = [(single[:, column], log_e[:, column], log_pass[:, column])]
-        if check.absolute is not None:
-            limit = np.array([np.clip(check.absolute.amount, 1e-9, 1.0 - 1e-9)])
-            of_limit, log_limit = harm_of_limit(arms[one], rate[:, one], par[one], limit, scene)
-            below = safe_limit(arms[one], par[one], limit, scene)
-            parts = parts if check.max_change is not None else []
-            parts.append((of_limit, log_limit, below))
-        leading, total, safe = together(parts)
-        weighed.append(Weighed(total, safe, leading, arms[one]))
-    return weighed
+class WeighedProportions(Weighed):
+    """Events out of requests, or out of a base of their own."""
+
+    def __init__(self, checks: Sequence[Check], noise: NoiseOf, baseline: Baseline | None) -> None:
+        super().__init__(checks)
+        tolerated = [_tolerated(check) for check in checks]
+        self._metrics = [check.metric for check in checks]
+        self._par = Parameters(
+            np.array([theta for theta, _ in tolerated]),
+            np.array([delta for _, delta in tolerated]),
+            np.array([check.direction is Direction.HIGHER_IS_BETTER for check in checks], dtype=bool),
+            *noise_columns([noise_of(check, noise) for check in checks]),
+        )
+        amounts = [check.absolute.amount for check in checks if check.absolute is not None]
+        self._limit = np.clip(np.array(amounts), 1e-9, 1.0 - 1e-9)
+        self._prior = np.where(self._par.delta > 0, np.minimum(self._par.delta, 0.5), PRIOR_RATE)
+        known = baseline.events if baseline is not None else {}
+        self._past = Decayed(np.array([known.get(name, (0.0, 0.0)) for name in self._metrics], dtype=float))
+        self._harm, self._safe, self._promotable = Mixture(), StepMixture(), Promotable()
+        self._against_limit = AgainstLimit()
+
+    def extend(self, record: Record, scene: Scene) -> None:
+        time = scene.time
+        arms = proportion_arms(record, self._metrics, time.broken)
+        past = self._past.before(np.stack((arms.stable_events, arms.stable_of), axis=-1), time.start)
+        rate = np.clip((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior), 1e-9, 1.0 - 1e-9)
+        single = harm_of_change(arms, rate, self._par, scene)
+        log_pass = self._safe.extend(safe_change(arms, rate, self._par, scene), time.began)
+        log_pass = self._promotable.extend(log_pass, arms.comparable, time.began)
+        change = Part(single, self._harm.extend(single, scene.weights), log_pass)
+        limit, burning = None, None
+        if len(self.limited):
+            some = arms[self.limited]
+            limit, burning = self._against_limit.extend(
+                some, some, rate[:, self.limited], self._par[self.limited], self._limit, scene
+            )
+        self._keep(arms, time, change, limit, burning)
 
 
 def _tolerated(check: Check) -> tuple[float, float]:
@@ -147,136 +210,3 @@ def _tolerated(check: Check) -> tuple[float, float]:
     if check.direction is Direction.HIGHER_IS_BETTER:
         return 1.0 / (1.0 - min(limit.amount, 0.999)), 0.0
     return 1.0 + limit.amount, 0.0
-
-
-# --- latency ----------------------------------------------------------------------------------------------------------
-
-
-def _weigh_latency(
-    checks: Sequence[Check], windows: Sequence[Window], scene: Scene, noises: Sequence[Noise]
-) -> list[Weighed]:
-    seen = histograms(windows, scene.time.broken)
-    if not len(seen.edges):
-        return [_nothing(len(windows)) for _ in checks]
-    exceedance, of = latency.exceedance_before(seen, scene.time.start)
-    ready = of[:, 0] > 0
-    return [
-        _weigh_quantile(check, seen, exceedance, ready, scene, noise)
-        for check, noise in zip(checks, noises, strict=True)
-    ]
-
-
-def _nothing(windows: int) -> Weighed:
-    none = np.zeros((windows, 1))
-    unknown = np.zeros((windows, 1), dtype=bool)
-    arms = Arms(none, none, none, none, unknown, unknown)
-    never = "the metric source gives no latency buckets"
-    return Weighed(none[:, 0], np.full(windows, -np.inf), none, arms, never=never)
-
-
-def _weigh_quantile(
-    check: Check, seen: Histograms, exceedance: FloatArray, ready: BoolArray, scene: Scene, noise: Noise
-) -> Weighed:
-    tolerated = latency.tolerated_exceedance(seen.edges, exceedance, check.max_change)
-    wanted = latency.DEFAULT_SHARES if check.quantile is None else (1.0 - check.quantile,)
-    edge = np.stack([latency.nearest_edge(tolerated, share) for share in wanted], axis=1)
-    arms = seen.at(edge)
-    rate = np.take_along_axis(exceedance, edge, axis=1)
-    allowed = np.take_along_axis(tolerated, edge, axis=1)
-    columns = np.ones(len(wanted))
-    par = Parameters(
-        columns, 0.0 * columns, np.zeros(len(wanted), dtype=bool), noise.phi * columns, noise.tau2 * columns
-    )
-    parts = []
-    if check.max_change is not None or check.absolute is None:
-        parts.append(_slower_than_tolerated(arms, rate, allowed, ready, par, scene))
-    if check.absolute is not None:
-        parts.append(_slower_than_limit(check, seen, exceedance, par[0:1], scene))
-    middle = len(wanted) // 2
-    shown = arms[middle : middle + 1]
-    never = ""
-    if check.absolute is not None and check.absolute.amount > seen.edges[-1]:
-        never = (
-            f"no latency bucket reaches up to the limit of {check.absolute.text}; the last edge is {seen.edges[-1]:g} s"
-        )
-        shown = replace(shown, canary_known=np.zeros_like(shown.canary_known))
-    single, harm, safe = together(parts)
-    return Weighed(harm, safe, single, shown, seen, edge[:, middle], never=never)
-
-
-def _slower_than_tolerated(
-    arms: Arms, rate: FloatArray, allowed: FloatArray, ready: BoolArray, par: Parameters, scene: Scene
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    odds_ratio = (allowed / (1.0 - allowed)) / (rate / (1.0 - rate))
-    known_rate = np.where(ready[:, None], rate, np.nan)
-    single = latency.odds_log_evidence(arms, known_rate, np.maximum(odds_ratio, 1.0), latency.ODDS_FACTORS)
-    single = tempered(single / par.phi[:, None], arms, rate, variance(par, scene))
-    single = single.reshape(len(rate), 1, -1)
-    later = ready[:, None]
-    counted = Arms(*(np.where(later, getattr(arms, name), 0) for name in arms.__dataclass_fields__))
-    wide = Parameters(np.maximum(allowed / rate, 1.0), par.delta, par.higher, par.phi, par.tau2)
-    log_pass = safe_change(counted, rate, wide, scene).min(axis=1)
-    return single[:, 0], mixture_log_evidence(single, scene.weights)[:, 0], log_pass
-
-
-def _slower_than_limit(
-    check: Check, seen: Histograms, exceedance: FloatArray, par: Parameters, scene: Scene
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Read at the next edge above the limit for a fail, and at the next one below it for a pass: nothing is guessed."""
-    assert check.absolute is not None
-    windows, share = len(exceedance), np.array([1.0 - (check.quantile or 0.5)])
-    above = int(np.searchsorted(seen.edges, check.absolute.amount))
-    below = int(np.searchsorted(seen.edges, check.absolute.amount, side="right")) - 1
-    nothing = np.zeros((windows, len(HARM_FACTORS))), np.zeros(windows), np.full(windows, -np.inf)
-    if above == len(seen.edges):
-        return nothing
-    edge = np.full((windows, 1), above)
-    single, log_e = harm_of_limit(seen.at(edge), exceedance[:, above : above + 1], par, share, scene)
-    if below < 0:
-        return single, log_e, nothing[2]
-    return single, log_e, safe_limit(seen.at(np.full((windows, 1), below)), par, share, scene)
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def _weigh_values(
-    checks: Sequence[Check], windows: Sequence[Window], scene: Scene, noises: Sequence[Noise]
-) -> list[Weighed]:
-    canary, stable = value_arrays(windows, [check.metric for check in checks], scene.time.broken)
-    return [_weigh_value(check, canary[:, at], stable[:, at], scene) for at, check in enumerate(checks)]
-
-
-def _weigh_value(check: Check, canary: FloatArray, stable: FloatArray, scene: Scene) -> Weighed:
-    signs = worse_than_tolerated(canary, stable, check.max_change, check.direction)
-    parts = []
-    if check.max_change is not None or check.absolute is None:
-        parts.append(_bets(signs, signs, scene))
-    if check.absolute is not None:
-        parts.append(_bets(*_limit_signs(check, check.absolute, canary, stable, scene), scene))
-    of_canary, of_stable = np.isfinite(canary)[:, None], np.isfinite(stable)[:, None]
-    worse = (signs > 0).astype(float)[:, None]
-    arms = Arms(worse, of_canary.astype(float), 0.0 * worse, of_stable.astype(float), of_canary, of_stable)
-    single, harm, safe = together(parts)
-    return Weighed(harm, safe, single, arms, values=(canary, stable))
-
-
-def _limit_signs(
-    check: Check, limit: Limit, canary: FloatArray, stable: FloatArray, scene: Scene
-) -> tuple[FloatArray, FloatArray]:
-    beyond = beyond_limit(canary, limit, check.direction)
-    worse = worse_than_tolerated(canary, stable, None, check.direction)
-    return beyond, np.where(scene.time.alone, beyond, worse)
-
-
-def _bets(signs: FloatArray, also: FloatArray, scene: Scene) -> tuple[FloatArray, FloatArray, FloatArray]:
-    logs = [mixture_log_evidence(sign_log_evidence(one)[:, None], scene.weights)[:, 0] for one in (signs, also)]
-    log_pass = step_log_evidence(sign_log_evidence(-signs)[:, None], scene.time.first)
-    return sign_log_evidence(signs), np.minimum(*logs), promotable(log_pass, signs[:, None] != 0, scene)[:, 0]
-
-
-_KINDS = {
-    CheckKind.PROPORTION: _weigh_proportions,
-    CheckKind.LATENCY: _weigh_latency,
-    CheckKind.VALUE: _weigh_values,
-}

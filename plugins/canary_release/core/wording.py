@@ -144,6 +144,13 @@ def breaker_sentence(errors: int, requests: int, stable_errors: int, stable_requ
     )
 
 
+def burning_sentence(name: str, check: Check) -> str:
+    return (
+        f"both versions are beyond the limit of {name} ({limit_text(check)}): that is not blamed on the canary, and "
+        "nothing is raised while it lasts."
+    )
+
+
 def overall_sentence(verdict: Verdict, checks: Sequence[tuple[str, Verdict]]) -> str:
     """A sentence for a rollout that has not failed; failures are told by the check that is blamed."""
     if verdict is Verdict.PASS:

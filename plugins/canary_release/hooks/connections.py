@@ -4,9 +4,14 @@ Works inside Airflow and without it: a connection comes from ``AIRFLOW_CONN_<ID>
 ask.  Airflow's HttpHook is not used for the requests, since it sends every key of a connection's extra as a header.
 """
 
+import base64
+import ipaddress
 import json
-import time
+import re
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +22,8 @@ from canary_release.core.problems import CanaryError, ConnectionSettingsError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
-    from requests import Response
+    from requests import Response, Session
+    from requests.adapters import HTTPAdapter
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
@@ -25,6 +31,18 @@ WHOLE_SECONDS = 20.0  # a server that drips bytes never runs into the read timeo
 LARGEST_RESPONSE = 5 * 1024 * 1024  # bytes
 CHUNK = 64 * 1024
 WORDS = 200  # characters of a server's answer that an error quotes
+_SHORTEST_SECRET = 8  # characters; a shorter login or piece of a header may be an ordinary word of an answer
+
+# Where clouds hand out credentials to whoever asks. What is not link-local has to be named.
+_METADATA_NAMES = {
+    "metadata",
+    "metadata.google.internal",
+    "metadata.goog",
+    "instance-data",
+    "instance-data.ec2.internal",
+}
+_METADATA_ADDRESSES = {"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
@@ -40,6 +58,9 @@ class HttpExtra(Strict):
 
     ca_file: str | None = Field(None, description="File with the certificates that the server's own must go back to.")
     headers: dict[str, str] = Field(default_factory=dict, description="Headers sent with every request.")
+    allow_link_local: bool = Field(
+        False, description="Whether the server may have a link-local address, or be a cloud's metadata service."
+    )
 
 
 @dataclass(frozen=True)
@@ -67,22 +88,17 @@ class HttpServer:
         import requests
 
         url = self.base_url + path
-        with requests.Session() as session:
-            # Neither proxies nor a .netrc: credentials go where the connection says and nowhere else.
-            session.trust_env = False
-            session.auth = (self.login, self.password or "") if self.login else None
-            session.headers.update({"Accept": accept, "Accept-Encoding": "identity", **self.extra.headers})
+        with self.session() as (session, line):
+            session.headers.update({"Accept": accept, "Accept-Encoding": "identity"})
             try:
                 with session.get(
-                    url,
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    allow_redirects=False,
-                    verify=self.extra.ca_file or True,
-                    stream=True,
+                    url, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
                 ) as response:
                     body = self._body(response, url)
-            except (requests.RequestException, OSError) as error:
-                raise self.raises(self._failure(url, error)) from None
+            except (requests.RequestException, OSError, ValueError) as error:
+                raise self.raises(line.said or self._failure(url, error)) from None
+            if line.said:
+                raise self.raises(line.said)
         if response.status_code != 200:
             kind = self.missing if response.status_code == 404 else self.raises
             raise kind(f"{url} answered {response.status_code}{self._words(body)}")
@@ -91,20 +107,37 @@ class HttpServer:
         except UnicodeDecodeError:
             raise self.raises(f"{url} answered something that is not text in UTF-8.") from None
 
+    @contextmanager
+    def session(self) -> Iterator[tuple["Session", "Line"]]:
+        """A session with this connection's credentials; its line is cut after 20 s, and when it leads astray.
+
+        Send requests with timeouts and without redirects. Whatever fails, ``Line.said`` knows if the line was cut.
+        """
+        import requests
+        from requests.auth import HTTPBasicAuth
+
+        with requests.Session() as session, Line(self.base_url, self.extra.allow_link_local) as line:
+            # Neither proxies nor a .netrc: credentials go where the connection says and nowhere else.
+            session.trust_env = False
+            session.verify = self.extra.ca_file or True
+            if self.login:
+                session.auth = HTTPBasicAuth(self.login.encode(), (self.password or "").encode())
+            session.headers.update(self.extra.headers)
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _adapter(line))
+            yield session, line
+
     def _body(self, response: "Response", url: str) -> bytes:
         from urllib3.exceptions import HTTPError
 
-        deadline = time.monotonic() + WHOLE_SECONDS
         body = bytearray()
         try:
             while chunk := response.raw.read1(CHUNK):
                 body += chunk
                 if len(body) > LARGEST_RESPONSE:
                     raise self.raises(f"{url} answered more than {LARGEST_RESPONSE // 2**20} MiB; narrow the path.")
-                if time.monotonic() > deadline:
-                    raise self.raises(f"{url} was still sending after {WHOLE_SECONDS:g} s.")
-        except (HTTPError, OSError) as error:
-            raise self.raises(self._failure(url, error)) from None
+        except HTTPError as error:
+            raise OSError(error) from error
         return bytes(body)
 
     def _failure(self, url: str, error: Exception) -> str:
@@ -113,7 +146,8 @@ class HttpServer:
 
         if isinstance(error, requests.exceptions.SSLError):
             return f"{url} has a TLS certificate that is not trusted; set ca_file in {self.connection_id}'s extra."
-        if isinstance(error, requests.Timeout | ReadTimeoutError | TimeoutError):
+        cause = error.__cause__
+        if isinstance(error, requests.Timeout | TimeoutError) or isinstance(cause, ReadTimeoutError):
             return f"{url} did not answer in time ({CONNECT_SECONDS:g} s to connect, {READ_SECONDS:g} s to read)."
         if isinstance(error, requests.ConnectionError):
             return f"{url} cannot be reached; check that it runs and what connection {self.connection_id} says."
@@ -121,10 +155,120 @@ class HttpServer:
 
     def _words(self, body: bytes) -> str:
         text = " ".join(body[:CHUNK].decode(errors="replace").split())
-        for secret in (self.password, *self.extra.headers.values()):
-            text = text.replace(secret, "***") if secret else text
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            text = text.replace(secret, "***")
         shown = "".join(character for character in text[:WORDS] if character.isprintable())
         return f": {shown}" if shown else " without a word."
+
+    def _secrets(self) -> Iterator[str]:
+        """What a server may repeat in its answer and an error must not."""
+        password = " ".join((self.password or "").split())
+        if password:
+            yield password
+        login = self.login or ""
+        if len(login) >= _SHORTEST_SECRET:
+            yield login
+        if login:
+            yield base64.b64encode(f"{login}:{self.password or ''}".encode()).decode()
+        for value in filter(None, self.extra.headers.values()):
+            yield " ".join(value.split())
+            yield from (word for word in value.split() if len(word) >= _SHORTEST_SECRET)
+
+
+class Line:
+    """One line to a server: cut after 20 s in all, whatever drips on it, and when it leads to a link-local address.
+
+    ``said``: the sentence that tells why it was cut, empty as long as it was not.
+    """
+
+    def __init__(self, base_url: str, allow_link_local: bool) -> None:
+        self.said = ""
+        self._base_url = base_url
+        self._allow_link_local = allow_link_local
+        self._socket: socket.socket | None = None
+        # A read timeout counts from one byte to the next; only this one ends a server that drips its headers.
+        self._timer = threading.Timer(WHOLE_SECONDS, self._too_late)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "Line":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def opened(self, connection: socket.socket) -> None:
+        """Called with the connected socket before anything is sent. Raises OSError when it leads astray."""
+        self._socket = connection
+        peer = str(connection.getpeername()[0])
+        # A name says nothing: only now is known where it leads.
+        if not self._allow_link_local and is_link_local(peer):
+            self.said = _link_local_sentence(self._base_url, peer)
+            raise OSError(self.said)
+        if self.said:
+            raise TimeoutError(self.said)
+
+    def _too_late(self) -> None:
+        self.said = f"{self._base_url} was still sending after {WHOLE_SECONDS:g} s."
+        if self._socket is not None:
+            # Not its own shutdown(): TLS would wait for the other side.
+            with suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _adapter(line: Line) -> "HTTPAdapter":
+    """requests' transport that shows ``line`` each connection it opens."""
+    from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            line.opened(self.sock)
+
+    class Tls(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            line.opened(self.sock)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = Tls
+
+    adapter = HTTPAdapter()
+    adapter.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
+    return adapter
+
+
+def is_link_local(host: str) -> bool:
+    """Whether a host name or address is link-local, or that of a cloud's metadata service."""
+    name = host.strip("[]").rstrip(".").lower()
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(name.split("%")[0])
+    except ValueError:
+        # 2852039166, 0xa9fea9fe and 0251.0376.0251.0376 are the same address to the machine's resolver.
+        if not re.fullmatch(r"[0-9a-fx.]+", name):
+            return name in _METADATA_NAMES
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(name))
+        except OSError:
+            return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        elif address in _NAT64:
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.is_link_local or str(address) in _METADATA_ADDRESSES
+
+
+def _link_local_sentence(where: str, host: str) -> str:
+    return (
+        f"{where} leads to {host}, a link-local address or a cloud's metadata service; correct the host, or set "
+        f"allow_link_local in the connection's extra."
+    )
 
 
 def find_connection(connection_id: str) -> "Connection":
@@ -168,14 +312,19 @@ def http_server(
     name = connection.conn_id
     if connection.conn_type not in ("http", "https"):
         raise ConnectionSettingsError(f"Connection {name} has type {connection.conn_type}; it must be http.")
+    checked = extra if extra is not None else read_extra(connection, HttpExtra)
+    base_url = _base_url(connection)
+    host = urlsplit(base_url).hostname or ""
+    if is_link_local(host) and not checked.allow_link_local:
+        raise ConnectionSettingsError(_link_local_sentence(f"Connection {name}", host))
     return HttpServer(
         connection_id=name,
-        base_url=_base_url(connection),
+        base_url=base_url,
         raises=raises,
         missing=missing or raises,
         login=connection.login or None,
         password=connection.password or None,
-        extra=extra if extra is not None else read_extra(connection, HttpExtra),
+        extra=checked,
     )
 
 

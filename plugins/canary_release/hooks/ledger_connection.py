@@ -6,6 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from canary_release.core.problems import LedgerError
+
 CONNECTION_ID = "canary_ledger"
 _DRIVERS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2", "mysql": "mysql+mysqldb"}
 
@@ -19,7 +21,8 @@ def ledger_url() -> str:
         home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
         home.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{home / 'canary_ledger.db'}"
-    given = connection.extra_dejson.get("sqlalchemy_url")
+    extra = connection.extra_dejson
+    given = extra.get("sqlalchemy_url") if isinstance(extra, dict) else None
     if given:
         return str(given)
     if connection.conn_type == "sqlite":
@@ -42,4 +45,9 @@ def _connection() -> Any:  # Airflow's Connection class is not the same in a tas
     try:
         return BaseHook.get_connection(CONNECTION_ID)
     except AirflowNotFoundException:
+        # Airflow says the same of a connection that it cannot parse. Two ledgers would mean two rollouts at once.
+        if f"AIRFLOW_CONN_{CONNECTION_ID.upper()}" in os.environ:
+            raise LedgerError(
+                f"the connection {CONNECTION_ID} of the environment cannot be read by Airflow; mend its JSON or URI."
+            ) from None
         return None

@@ -12,6 +12,7 @@ from canary_release.core.problems import ReleaseFileError
 from canary_release.core.release import Release, Target
 
 LOAD_BALANCERS = {
+    "haproxy": "canary_release.hooks.haproxy:HaproxyHook",
     "memory": "canary_release.hooks.memory_balancer:MemoryBalancer",
     "traefik": "canary_release.hooks.traefik:TraefikHook",
 }

@@ -57,6 +57,7 @@ class Rollout:
     cursor_moves: int
     started_at: float
     ended_at: float | None
+    noise: Mapping[str, Any] | None = None
 
     @property
     def other_side(self) -> str:
@@ -124,5 +125,6 @@ class AuditEntry:
     actor: str
     event: str
     detail: Mapping[str, Any]
+    detail_text: str
     prev_hash: str
     hash: str

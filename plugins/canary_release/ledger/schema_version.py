@@ -1,13 +1,14 @@
 """Brings a ledger's schema to this version, once, whoever comes first."""
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0001"
+HEAD = "0004"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 7_239_410_221
 
@@ -33,6 +34,10 @@ def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
+    # What alembic tells would stand between the rows that a command prints.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Its progress lines would stand in the middle of what a command prints.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -5,22 +5,31 @@ lowering is never refused.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from canary_release.core.problems import LedgerError, RefusedError
 from canary_release.core.values import Cursor, Weights, Window
 from canary_release.ledger import audit_chain, tables
+from canary_release.ledger.authority import require_in_charge, require_promotion, require_step
+from canary_release.ledger.engine import (
+    insert_if_absent,
+    make_engine,
+    reading,
+    said_of,
+    shown_url,
+    storable,
+    writing,
+)
 from canary_release.ledger.records import AuditEntry, DecisionRecord, NewRollout, Rollout, State, Write
 from canary_release.ledger.schema_version import bring_up_to_date
 from canary_release.ledger.window_json import window_from_json, window_to_json
-
-_BUSY_SECONDS = 15
 
 
 class Ledger:
@@ -32,12 +41,12 @@ class Ledger:
     @classmethod
     def open(cls, url: str) -> "Ledger":
         """Connect and bring the schema up to date. Raises LedgerError with the URL, its password hidden."""
-        shown = sa.make_url(url).render_as_string(hide_password=True)
         try:
-            engine = _make_engine(url)
+            engine = make_engine(url)
             bring_up_to_date(engine)
-        except (SQLAlchemyError, OSError) as error:
-            raise LedgerError(f"the ledger at {shown} cannot be opened: {_first_line(error)}") from error
+        except (SQLAlchemyError, CommandError, OSError, ValueError, ImportError) as error:
+            # Not chained: the driver's own error may repeat the password.
+            raise LedgerError(f"the ledger at {shown_url(url)} cannot be opened: {said_of(error, url)}") from None
         return cls(engine)
 
     def close(self) -> None:
@@ -55,6 +64,7 @@ class Ledger:
             rollout_id = f"{new.service}-{generation}"
             values = asdict(new)
             settings = values.pop("settings")
+            values |= {name: storable(values[name]) for name in ("started_by", "reason", "version")}
             state = State.DRY_RUN if new.dry_run else State.RUNNING
             old_version = self._promoted_version(connection, new.service)
             connection.execute(
@@ -111,19 +121,28 @@ class Ledger:
     ) -> int:
         """Authorise a raise and record it before it happens; returns the intent's id.
 
-        RefusedError unless the rollout holds the service with the newest fence, is running, its lease has not run
-        out, and ``step`` is the next one or the current one again.
+        RefusedError unless the rollout is in charge and ``step`` with these weights follows from plan and decisions
+        (authority.py).
         """
         with self._write() as connection:
             now = self._rollout(connection, rollout.id)
             service = self._service_row(connection, rollout.service)
-            self._require_raise_allowed(now, service, rollout, step=step, at=at)
+            require_in_charge(now, service, fence=rollout.fence, at=at)
+            require_step(connection, now, step=step, weights=weights)
             connection.execute(
                 tables.rollouts.update()
                 .where(tables.rollouts.c.id == rollout.id)
                 .values(step=step, lease_until=lease_until, **({} if now.step == step else {"step_started_at": None}))
             )
             return self._intent(connection, now, raises=True, weights=weights, why=why, actor=actor, at=at)
+
+    def may_stand(self, rollout: Rollout, *, at: float) -> None:
+        """RefusedError when a weight that this rollout raised may not stand: somebody took over meanwhile."""
+        with self._read() as connection:
+            now = self._rollout(connection, rollout.id)
+            table = tables.services
+            service = connection.execute(table.select().where(table.c.service == rollout.service)).one()
+            require_in_charge(now, service, fence=rollout.fence, at=at)
 
     def intend_lower(
         self, service: str, rollout: Rollout | None, *, weights: Weights, why: str, actor: str, at: float
@@ -134,7 +153,7 @@ class Ledger:
                 connection.execute(
                     tables.rollouts.update()
                     .where(tables.rollouts.c.id == rollout.id, tables.rollouts.c.state == State.RUNNING)
-                    .values(state=State.ROLLING_BACK, outcome_reason=why)
+                    .values(state=State.ROLLING_BACK, outcome_reason=storable(why))
                 )
             return self._intent(
                 connection, rollout, raises=False, weights=weights, why=why, actor=actor, at=at, service=service
@@ -163,7 +182,8 @@ class Ledger:
                     step_started_at=at, cursor=dict(cursor), cursor_moves=table.c.cursor_moves + 1, blind_since=None
                 )
             )
-            connection.execute(table.update().where(table.c.id == rollout_id).values(lease_until=lease_until))
+            running = table.update().where(table.c.id == rollout_id, table.c.state == State.RUNNING)
+            connection.execute(running.values(lease_until=lease_until))
 
     def writes(self, rollout_id: str) -> list[Write]:
         """Every intent of a rollout with its read-back, oldest first."""
@@ -182,7 +202,10 @@ class Ledger:
     def store_windows(
         self, rollout: Rollout, new: Sequence[Window], *, cursor: Cursor, lease_until: float | None
     ) -> bool:
-        """Store windows and the cursor behind them together. False when another reader was faster: nothing stored."""
+        """Store windows and the cursor behind them together, and renew the lease.
+
+        False when another reader was faster or the rollout is being ended: then nothing was stored.
+        """
         table = tables.rollouts
         moved: dict[str, Any] = {"cursor": dict(cursor), "cursor_moves": rollout.cursor_moves + 1, "blind_since": None}
         if lease_until is not None:
@@ -190,7 +213,11 @@ class Ledger:
         with self._write() as connection:
             changed = connection.execute(
                 table.update()
-                .where(table.c.id == rollout.id, table.c.cursor_moves == rollout.cursor_moves)
+                .where(
+                    table.c.id == rollout.id,
+                    table.c.cursor_moves == rollout.cursor_moves,
+                    table.c.state == State.RUNNING,
+                )
                 .values(**moved)
             )
             if changed.rowcount != 1:
@@ -209,6 +236,14 @@ class Ledger:
             rows = connection.execute(table.select().where(table.c.rollout_id == rollout_id).order_by(table.c.index))
             return [window_from_json(row.content) for row in rows]
 
+    def set_noise(self, rollout: Rollout, noise: Mapping[str, Any], *, actor: str, at: float) -> Rollout:
+        """Keep what was learned of the service's noise; every judgement of this rollout uses it from now on."""
+        table = tables.rollouts
+        with self._write() as connection:
+            connection.execute(table.update().where(table.c.id == rollout.id).values(noise=dict(noise)))
+            self._audit(connection, at, rollout.service, rollout.id, actor, "learned", noise)
+            return self._rollout(connection, rollout.id)
+
     def set_blind(self, rollout_id: str, *, since: float) -> float:
         """Note when reading the metrics began to fail; returns that first instant."""
         table = tables.rollouts
@@ -220,7 +255,11 @@ class Ledger:
 
     def record_decision(self, rollout: Rollout, record: DecisionRecord, *, actor: str) -> None:
         with self._write() as connection:
-            connection.execute(tables.decisions.insert().values(rollout_id=rollout.id, **asdict(record)))
+            connection.execute(
+                tables.decisions.insert().values(
+                    rollout_id=rollout.id, **(asdict(record) | {"reason": storable(record.reason)})
+                )
+            )
             detail = {"step": record.step, "window": record.window, "decision": record.decision}
             detail |= {"verdict": record.verdict, "reason": record.reason}
             self._audit(connection, record.at, rollout.service, rollout.id, actor, "decided", detail)
@@ -243,7 +282,8 @@ class Ledger:
             if now.state in (State.PROMOTING, State.PROMOTED):
                 return now
             service = self._service_row(connection, rollout.service)
-            self._require_raise_allowed(now, service, rollout, step=now.step, at=at)
+            require_in_charge(now, service, fence=rollout.fence, at=at)
+            require_promotion(connection, now)
             table = tables.rollouts
             connection.execute(
                 table.update().where(table.c.id == rollout.id).values(state=State.PROMOTING, safe_side=rollout.canary)
@@ -260,7 +300,7 @@ class Ledger:
             connection.execute(
                 table.update()
                 .where(table.c.id == rollout.id)
-                .values(state=state, outcome_reason=reason, ended_at=at, lease_until=None)
+                .values(state=state, outcome_reason=storable(reason), ended_at=at, lease_until=None)
             )
             connection.execute(
                 tables.services.update()
@@ -269,6 +309,13 @@ class Ledger:
             )
             self._audit(connection, at, rollout.service, rollout.id, actor, str(state), {"reason": reason})
             return self._rollout(connection, rollout.id)
+
+    def verify_audit(self) -> tuple[audit_chain.Head, list[str]]:
+        """The audit chain's head, and everything that is wrong with the chain."""
+        with self._write() as connection:
+            head = self._head(connection, lock=True)
+            rows = connection.execute(tables.audit.select().order_by(tables.audit.c.seq))
+            return head, audit_chain.verify((audit_chain.entry(row) for row in rows), head)
 
     def audit_trail(self, *, service: str | None = None, rollout_id: str | None = None) -> list[AuditEntry]:
         table = tables.audit
@@ -282,24 +329,6 @@ class Ledger:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _require_raise_allowed(
-        self, now: Rollout, service: sa.Row[Any], asked: Rollout, *, step: int, at: float
-    ) -> None:
-        if now.dry_run:
-            raise RefusedError(f"{now.id} is a dry run: it writes nothing to the load balancer.")
-        if now.state is not State.RUNNING:
-            why = f" ({now.outcome_reason})" if now.outcome_reason else ""
-            raise RefusedError(f"{now.id} is {now.state}{why}: its weight may not be raised. Start a new release.")
-        if service.holder != now.id or service.fence != asked.fence:
-            raise RefusedError(f"{now.id} no longer holds {now.service}: a newer rollout or an abort took over.")
-        if now.lease_until is not None and at > now.lease_until:
-            late = at - now.lease_until
-            raise RefusedError(f"the lease of {now.id} ran out {late:.0f} s ago: nobody watched the canary since then.")
-        if at > now.deadline:
-            raise RefusedError(f"{now.id} is past its deadline by {at - now.deadline:.0f} s.")
-        if step not in (now.step, now.step + 1):
-            raise RefusedError(f"{now.id} stands at step {now.step + 1} of its plan; step {step + 1} is not the next.")
-
     def _intent(
         self, connection: sa.Connection, rollout: Rollout | None, *, raises: bool, weights: Weights, why: str,
         actor: str, at: float, service: str | None = None,
@@ -309,8 +338,8 @@ class Ledger:
         fence = rollout.fence if rollout is not None else 0
         result = connection.execute(
             tables.intents.insert().values(
-                rollout_id=rollout_id, service=name, fence=fence, at=at, actor=actor, raises=raises,
-                weights=weights.to_json(), why=why,
+                rollout_id=rollout_id, service=name, fence=fence, at=at, actor=storable(actor),
+                raises=raises, weights=weights.to_json(), why=storable(why),
             )
         )  # fmt: skip
         intent_id = int(result.inserted_primary_key[0])  # type: ignore[index]  # None only for executemany
@@ -323,21 +352,29 @@ class Ledger:
         self, connection: sa.Connection, at: float, service: str, rollout_id: str | None, actor: str, event: str,
         detail: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        if self._engine.dialect.name == "postgresql":
-            connection.execute(sa.text("LOCK TABLE audit IN EXCLUSIVE MODE"))
-        last = connection.execute(tables.audit.select().order_by(tables.audit.c.seq.desc()).limit(1)).first()
+        head = self._head(connection, lock=True)
         values = audit_chain.link(
-            last, at=at, service=service, rollout_id=rollout_id, actor=actor, event=event,
+            head, at=at, service=service, rollout_id=rollout_id, actor=storable(actor), event=event,
             detail=json.dumps(detail, sort_keys=True),
         )  # fmt: skip
         connection.execute(tables.audit.insert().values(**values))
+        moved = tables.audit_head.update().where(tables.audit_head.c.id == 1)
+        connection.execute(moved.values(seq=values["seq"], hash=values["hash"]))
+
+    def _head(self, connection: sa.Connection, *, lock: bool = False) -> audit_chain.Head:
+        """Locked, it makes the writers of the audit trail wait for each other."""
+        query = tables.audit_head.select().where(tables.audit_head.c.id == 1)
+        row = connection.execute(query.with_for_update() if lock else query).first()
+        if row is not None:
+            return audit_chain.Head(row.seq, row.hash)
+        first = insert_if_absent(self._engine, tables.audit_head)
+        connection.execute(first.values(id=1, seq=0, hash=audit_chain.GENESIS))
+        return self._head(connection, lock=lock)
 
     def _service_row(self, connection: sa.Connection, service: str) -> sa.Row[Any]:
         query = tables.services.select().where(tables.services.c.service == service).with_for_update()
-        row = connection.execute(query).first()
-        if row is not None:
-            return row
-        connection.execute(tables.services.insert().values(service=service, generation=0, fence=0, settings={}))
+        new = insert_if_absent(self._engine, tables.services)
+        connection.execute(new.values(service=service, generation=0, fence=0, settings={}))
         return connection.execute(query).one()
 
     def _busy_sentence(self, connection: sa.Connection, service: str, holder: str) -> str:
@@ -367,42 +404,11 @@ class Ledger:
         with self._read() as connection:
             return [_rollout_record(row) for row in connection.execute(query)]
 
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the ledger could not be written: {_first_line(error)}") from error
+    def _write(self) -> AbstractContextManager[sa.Connection]:
+        return writing(self._engine)
 
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the ledger could not be read: {_first_line(error)}") from error
-
-
-def _make_engine(url: str) -> sa.Engine:
-    if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
-
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _record: Any) -> None:
-        # Python's driver would begin transactions late and by itself; the ledger wants them at once, see below.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS}000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A deferred transaction that reads and then writes fails when another writer was faster; this one waits.
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+    def _read(self) -> AbstractContextManager[sa.Connection]:
+        return reading(self._engine)
 
 
 def _rollout_record(row: sa.Row[Any]) -> Rollout:
@@ -417,7 +423,3 @@ def _write_record(row: sa.Row[Any]) -> Write:
         read_back=None if row.seen is None else Weights.from_json(row.seen),
         read_back_at=row.seen_at, seconds=row.seconds,
     )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

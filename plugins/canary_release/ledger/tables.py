@@ -56,6 +56,8 @@ rollouts = sa.Table(
     sa.Column("cursor_moves", sa.Integer, nullable=False, default=0),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float, nullable=True),
+    # What was learned of the service's noise before the first user, NULL when nothing was.
+    sa.Column("noise", sa.JSON(none_as_null=True), nullable=True),
     sa.UniqueConstraint("dag_id", "run_id", name="one_rollout_a_run"),
     sa.UniqueConstraint("service", "generation", name="one_rollout_a_generation"),
 )
@@ -105,6 +107,15 @@ decisions = sa.Table(
     sa.Column("verdict", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("judgement", sa.JSON, nullable=True),
+)
+
+# One row: where the audit chain ends. Kept apart from the entries, so that a cut-off end is noticed.
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
 )
 
 audit = sa.Table(

@@ -1,35 +1,70 @@
 """The guardian's task and the abort task: the canary goes, whoever is in charge."""
 
-from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from typing import Any
 
-from canary_release.control.ending import abort, reconcile
-from canary_release.control.real_desk import open_desk
-from canary_release.operators.rollout_task import problems_are_final
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+
+# What acts is imported when it acts: whatever part of the package is broken, these tasks exist and go red with the
+# error, instead of vanishing with their DAGs.
+
+_LONGEST_NAME = 250  # of a service or user, in the ledger
 
 
 class GuardianOperator(BaseOperator):
-    """Bring every canary without a living rollout back to stable."""
+    """Bring every canary without a living rollout back to stable, and go red while anything is not safe."""
 
     def execute(self, context: Context) -> list[str]:
-        done = reconcile(open_desk(), actor="guardian")
-        if not done:
+        from canary_release.control.guardian import Guardian
+        from canary_release.control.real_desk import open_desk
+
+        instance: Any = context["ti"]
+        findings = Guardian(open_desk, name="DAG", run_state=lambda dag, run: _run_state(instance, dag, run)).tick()
+        if not findings:
             self.log.info("guard    every rollout in progress is being watched; nothing to do")
-        for ended in done:
-            self.log.warning("guard    %s", ended.sentence)
-        unsafe = [ended.sentence for ended in done if not ended.rollout.state.final]
+        for finding in findings:
+            self.log.warning("guard    %s  %s", finding.kind, finding.sentence)
+        unsafe = [finding.sentence for finding in findings if not finding.safe]
         if unsafe:
             raise AirflowFailException("; ".join(unsafe))
-        return [ended.sentence for ended in done]
+        return [finding.sentence for finding in findings]
 
 
 class AbortOperator(BaseOperator):
-    """Take a service's canary off. The service and the reason come from the run's params."""
+    """Take a service's canary off. The service and the reason come from the run's params.
+
+    An abort is never refused for its words: a reason is cleaned, or left out when it looks like a secret.
+    """
 
     def execute(self, context: Context) -> str:
+        from canary_release.control.ending import abort
+        from canary_release.control.real_desk import open_desk
+        from canary_release.operators.rollout_task import problems_are_final
+        from canary_release.operators.start_release import LONGEST, looks_secret, plain_text
+
         params, run = context["params"], context["dag_run"]
-        by = getattr(run, "triggering_user_name", None) or "unknown"
+        by = plain_text(getattr(run, "triggering_user_name", None) or "unknown", _LONGEST_NAME)
+        service = plain_text(str(params.get("service")), _LONGEST_NAME)
+        reason = plain_text(str(params.get("reason") or ""), LONGEST["reason"])
+        if looks_secret(reason):
+            reason = "(left out: it looks like a secret; change that secret)"
         with problems_are_final():
-            ended = abort(open_desk(), str(params["service"]), str(params.get("reason") or ""), actor=by)
+            ended = abort(open_desk(), service, reason, actor=by)
         self.log.info("abort    %s", ended.sentence)
         return ended.sentence
+
+
+def _run_state(instance: Any, dag_id: str, run_id: str) -> str | None:
+    """What the API server tells a task of another run. None: there is no such DAG or run. CanaryError: no answer."""
+    from canary_release.core.problems import CanaryError
+
+    try:
+        state = instance.get_dagrun_state(dag_id, run_id)
+        state = str(getattr(state, "value", state))
+        if state in ("success", "failed"):
+            return state
+        return "paused" if instance.get_dag(dag_id).is_paused else state
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == 404:
+            return None
+        raise CanaryError(f"Airflow did not say how the run {run_id} of {dag_id} stands: {error}") from error

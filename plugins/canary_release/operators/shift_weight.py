@@ -5,8 +5,8 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from canary_release.control.desk import step_of
-from canary_release.control.stepping import Shifted, shift, weights_for
+from canary_release.control.desk import step_of, weights_for
+from canary_release.control.stepping import Shifted, shift
 from canary_release.core.values import plain
 from canary_release.operators.rollout_task import RolloutOperator, problems_are_final, step_index, weights_line
 

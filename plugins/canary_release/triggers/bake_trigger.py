@@ -8,9 +8,8 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from canary_release.control.real_desk import open_desk
-from canary_release.control.stepping import Observed, observe
-from canary_release.core.problems import CanaryError
-from canary_release.core.values import Decision
+from canary_release.control.stepping import Observed
+from canary_release.control.watching import Watcher
 
 # A task that resumes within seconds of deferring may be failed by the scheduler (apache/airflow 71580): its own
 # "I have deferred" is taken for a crash. The traffic does not wait for this: it was moved before.
@@ -38,34 +37,21 @@ class BakeTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         began = time.monotonic()
-        desk = await asyncio.to_thread(open_desk)
+        actor = f"bake of {self.rollout_id} step {self.index + 1}"
+        watcher = Watcher(await asyncio.to_thread(open_desk), self.rollout_id, self.index, actor=actor)
         while True:
             looked = time.monotonic()
-            seen = await asyncio.to_thread(self._look, desk)
-            if seen is not None and self._finished(seen):
-                break
+            seen = await asyncio.to_thread(watcher.look)
+            if seen is not None:
+                self._tell(seen)
+                if watcher.finished(seen):
+                    break
             await asyncio.sleep(max(0.0, self.poll - (time.monotonic() - looked)))
         await asyncio.sleep(max(0.0, EARLIEST_EVENT_SECONDS - (time.monotonic() - began)))
         yield TriggerEvent({"decision": str(seen.decision), "reason": seen.reason})
 
-    def _look(self, desk: Any) -> Observed | None:
-        try:
-            seen = observe(desk, self.rollout_id, self.index, actor=f"bake of {self.rollout_id} step {self.index + 1}")
-        except CanaryError as error:
-            # Whatever is wrong, the lease is not renewed; it bounds how long this may last.
-            self.log.warning("%s step %d: could not look: %s", self.rollout_id, self.index + 1, error)
-            return None
-        if seen.judgement is not None:
-            self.log.info("%s: %s", seen.decision, seen.judgement.sentence)
-        else:
-            self.log.info("%s: %s", seen.decision, seen.reason)
+    def _tell(self, seen: Observed) -> None:
+        sentence = seen.judgement.sentence if seen.judgement is not None else seen.reason
+        self.log.info("%s: %s", seen.decision, sentence)
         if seen.lowered is not None:
             self.log.info("canary taken off: %s, %.3f s", seen.lowered.read_back, seen.lowered.seconds)
-        return seen
-
-    @staticmethod
-    def _finished(seen: Observed) -> bool:
-        """A rollback is only finished here when it is in force; until then every poll tries again."""
-        if seen.decision is Decision.HOLD:
-            return seen.rollout.state.final
-        return seen.decision is not Decision.ROLL_BACK or seen.lowered is not None or seen.rollout.state.final

@@ -1,0 +1,385 @@
+"""The cells of the bench, and what every judge does in them.
+
+A cell is a service, a plan and a regression (none for a good canary). All judges see the same rollouts, which follow
+the plan to its end, so that a late false alarm counts and a late regression can be caught. How early the judge
+promotes is measured apart, by rollouts whose weight it decides itself.
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from bench.oracle import Oracle, bound_seconds
+from bench.peers import PEERS, Rule
+from bench.traffic import (
+    CANARY,
+    FloatArray,
+    Noise,
+    NoiseKind,
+    Plan,
+    Regression,
+    Rollouts,
+    Service,
+    environment,
+    history,
+    observe,
+    simulate,
+)
+from canary_release.core.frames import record_from_frame
+from canary_release.core.judge import judge
+from canary_release.core.noise_learning import learn
+from canary_release.core.release import Check, CheckKind, Limit, LimitKind, Release, Step, Target
+from canary_release.core.replay import replay
+
+HARM_BUDGET = 0.25
+HISTORY_HOURS = 6.0
+HISTORY_WINDOW = 60.0
+ROLLOUTS_A_HISTORY = 25
+
+LIMITS = {
+    "none": None,
+    "10%": Limit(LimitKind.RELATIVE, 0.10, "10%"),
+    "0.5pp": Limit(LimitKind.POINTS, 0.005, "0.5pp"),
+}
+NOISES = (
+    Noise(),
+    Noise(NoiseKind.SHARED),
+    Noise(NoiseKind.CLUMPS, clump=3.0),
+    Noise(NoiseKind.CLUMPS, clump=6.0),
+    *(Noise(NoiseKind.INSTANCES, deviation=sd, lasting=last) for last, sd in product((120.0, 600.0), (0.2, 0.3))),
+)
+LADDERS = ((0.01, 0.05, 0.25, 0.5), (0.1, 0.5))
+EFFECTS = {
+    "errors x20": Regression(errors=20.0),
+    "errors x5 from 900 s": Regression(errors=5.0, onset=900.0),
+    "errors x3": Regression(errors=3.0),
+    "errors x2": Regression(errors=2.0),
+    "errors leak to x5 in 20 min": Regression(errors=5.0, grows=1200.0),
+    "latency +50 %": Regression(latency=1.5),
+    "latency +25 %": Regression(latency=1.25),
+    "latency +10 %": Regression(latency=1.1),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """kind: ``good`` (no regression), ``bad``, or ``early`` (the judge itself decides when to go on).
+
+    error_limit, latency_limit: what the release file tolerates, as names of LIMITS.
+    """
+
+    kind: str
+    service: Service
+    plan: Plan
+    effect: str = "none"
+    regression: Regression = field(default_factory=Regression)
+    error_limit: str = "none"
+    latency_limit: str = "10%"
+
+    @property
+    def name(self) -> str:
+        ladder = "/".join(f"{100 * weight:g}" for weight in self.plan.ladder)
+        service = self.service
+        return (
+            f"{self.kind}: {self.effect}; {service.noise.name}; {service.rate:g}/s; {100 * service.errors:g} %; "
+            f"{service.instances} instances; {ladder}; {self.plan.window:g} s; limits {self.error_limit}, "
+            f"{self.latency_limit}"
+        )
+
+    def seed(self, base: int) -> int:
+        return zlib.crc32(f"{base} {self.name}".encode())
+
+    def release(self, *, early_promotion: bool) -> Release:
+        nowhere = Target("nowhere", "none")
+        steps = tuple(Step(Decimal(f"{100 * weight:g}"), self.plan.bake) for weight in self.plan.ladder)
+        checks = (
+            Check("error_rate", CheckKind.PROPORTION, max_change=LIMITS[self.error_limit]),
+            Check("page_load_time", CheckKind.LATENCY, quantile=0.95, max_change=LIMITS[self.latency_limit]),
+        )
+        return Release(
+            service="bench",
+            load_balancer=nowhere,
+            backends=("blue", "green"),
+            metrics=nowhere,
+            steps=steps,
+            checks=checks,
+            poll=self.plan.window,
+            harm_budget=HARM_BUDGET,
+            early_promotion=early_promotion,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judge in one cell; shares are of ``rollouts``, times in seconds after the onset.
+
+    false: rolled back a good canary, or before the onset.  missed: never rolled back.  mean, late: average and 95th
+    percentile until the rollback; the average is of the caught.  hurt: requests that failed or were slow because of the
+    regression until the rollback.  finish: mean seconds until promotion where the judge decides (``early`` cells);
+    finished: share promoted.  unsafe: share that left a step early although the next weight was beyond the harm budget.
+    bound: seconds in which the information comes in at all.  took: seconds of the processor for all rollouts.
+    seed: the bench's, from which each cell makes its own.
+    """
+
+    cell: str
+    kind: str
+    judge: str
+    rollouts: int
+    false: float = np.nan
+    missed: float = np.nan
+    mean: float = np.nan
+    late: float = np.nan
+    hurt: float = np.nan
+    finish: float = np.nan
+    finished: float = np.nan
+    unsafe: float = np.nan
+    bound: float = np.nan
+    took: float = np.nan
+    seed: int = 0
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ours:
+    """This project's judge; ``learned`` with per-instance history, one for each 25 rollouts.
+
+    Rollouts that follow the plan are judged and go back when the judge says fail, as every policy has it; where the
+    judge decides itself, they go through the replay that users have.
+    """
+
+    cell: Cell
+    learned: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return "ours, history" if self.learned else "ours"
+
+    def rollback_seconds(self, seen: Rollouts) -> FloatArray:
+        release = self.cell.release(early_promotion=False)
+        found = np.full(len(seen), np.inf)
+        learned = None
+        for rollout in range(len(seen)):
+            if self.learned and rollout % ROLLOUTS_A_HISTORY == 0:
+                learned = learn(release, self.history_of(rollout))
+            crossed = judge(release, record_from_frame(seen.frame(rollout)), noise=learned).crossed
+            if crossed is not None:
+                found[rollout] = seen.plan.ends[crossed]
+        return found
+
+    def history_of(self, rollout: int) -> pd.DataFrame:
+        seed = self.seed + 1 + rollout // ROLLOUTS_A_HISTORY
+        return history(self.cell.service, HISTORY_HOURS, HISTORY_WINDOW, seed)
+
+
+def all_judges(cell: Cell, seed: int, learned: bool) -> list[Rule]:
+    ours: list[Rule] = [Ours(cell, False, seed)]
+    if learned:
+        ours.append(Ours(cell, True, seed))
+    return [*ours, Oracle(cell.regression), *PEERS]
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def run(cell: Cell, rollouts: int, base_seed: int, learned: bool) -> list[Row]:
+    """Every judge in one cell, on the same rollouts."""
+    seed = cell.seed(base_seed)
+    if cell.kind == "early":
+        chosen = [Ours(cell, False, seed)] + ([Ours(cell, True, seed)] if learned else [])
+        rows = [timed(partial(walk_all, ours, rollouts)) for ours in chosen]
+    else:
+        seen = simulate(cell.service, cell.plan, cell.regression, rollouts, seed)
+        rows = [timed(partial(judged, cell, judge, seen)) for judge in all_judges(cell, seed, learned)]
+    return [replace(row, seed=base_seed) for row in rows]
+
+
+def timed(work: Callable[[], Row]) -> Row:
+    began = time.process_time()
+    row = work()
+    return replace(row, took=time.process_time() - began)
+
+
+def judged(cell: Cell, judge: Rule, seen: Rollouts) -> Row:
+    return measured(cell, judge.name, judge.rollback_seconds(seen), seen)
+
+
+def measured(cell: Cell, judge: str, seconds: FloatArray, seen: Rollouts) -> Row:
+    """seconds: of each rollout until its rollback, infinite without one."""
+    number = len(seen)
+    row = Row(cell.name, cell.kind, judge, number)
+    if cell.regression.harmless:
+        return replace(row, false=float(np.isfinite(seconds).mean()))
+    onset = cell.regression.onset
+    false, missed = seconds <= onset, np.isinf(seconds)
+    caught = seconds[~false & ~missed] - onset
+    delays = np.sort(seconds[~false] - onset)
+    late = delays[min(len(delays) - 1, int(np.ceil(0.95 * len(delays))) - 1)] if len(delays) else np.nan
+    return replace(
+        row,
+        false=float(false.mean()),
+        missed=float(missed.mean()),
+        mean=float(caught.mean()) if len(caught) else np.nan,
+        late=float(late),
+        hurt=float(hurt_until(seen, cell.regression, seconds)[~false].mean()) if (~false).any() else np.nan,
+        bound=bound_seconds(cell.service, cell.plan, cell.regression),
+    )
+
+
+def hurt_until(seen: Rollouts, regression: Regression, seconds: FloatArray) -> FloatArray:
+    """Requests of the canary that failed, or were slower than the edge nearest p95, only because of the regression.
+
+    Expected values given the requests that came, (rollout,).
+    """
+    around, middle = seen.environment, seen.plan.middle
+    failing = around.errors * (regression.error_factor(middle) - 1.0)
+    before = seen.service.slow_share(around.stretch)
+    after = seen.service.slow_share(around.stretch * regression.latency_factor(middle))
+    hurt = seen.requests[CANARY] * (failing + after - before)
+    shown = seen.plan.ends[None, :] <= np.minimum(seconds, seen.plan.seconds)[:, None]
+    return np.asarray((hurt * shown).sum(axis=1))
+
+
+# --- when the judge decides -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Walk:
+    """outcome: promote, roll_back or unfinished.  left: (step, seconds baked) of the steps that were left upwards."""
+
+    outcome: str
+    seconds: float
+    left: tuple[tuple[int, float], ...]
+
+
+def walk_all(ours: Ours, rollouts: int) -> Row:
+    """Rollouts whose next weight comes when the judge says so, within the plan's time."""
+    cell = ours.cell
+    of_environment, *of_steps = np.random.SeedSequence(ours.seed).spawn(1 + len(cell.plan.ladder))
+    around = environment(cell.service, cell.plan, rollouts, np.random.default_rng(of_environment))
+    tracks = [
+        observe(
+            cell.service,
+            cell.plan,
+            cell.regression,
+            around,
+            np.full(cell.plan.windows, weight),
+            np.random.default_rng(of_step),
+        )
+        for weight, of_step in zip(cell.plan.ladder, of_steps, strict=True)
+    ]
+    walks = [walk(ours, tracks, rollout) for rollout in range(rollouts)]
+    promoted = [one.seconds for one in walks if one.outcome == "promote"]
+    backed = [one.seconds for one in walks if one.outcome == "roll_back"]
+    good, share = cell.regression.harmless, len(backed) / rollouts
+    return Row(
+        cell.name,
+        cell.kind,
+        ours.name,
+        rollouts,
+        false=share if good else np.nan,
+        missed=np.nan if good else 1.0 - share,
+        mean=float(np.mean(backed)) if backed else np.nan,
+        finish=float(np.mean(promoted)) if promoted else np.nan,
+        finished=len(promoted) / rollouts,
+        unsafe=float(np.mean([left_unsafely(cell, one) for one in walks])),
+    )
+
+
+def walk(ours: Ours, tracks: Sequence[Rollouts], rollout: int) -> Walk:
+    """Stitch the rollout together from one track a weight, judged again after each change of the weight."""
+    plan, release = ours.cell.plan, ours.cell.release(early_promotion=True)
+    frames = [track.frame(rollout) for track in tracks]
+    taken = np.zeros(plan.windows, dtype=int)
+    since, left = 0, list[tuple[int, float]]()
+    learned = ours.history_of(rollout) if ours.learned else None
+    for step in range(len(tracks)):
+        taken[since:] = step
+        said = replay(release, stitched(frames, taken), learned)["decision"].to_numpy()[since:]
+        onward = np.flatnonzero(said != "hold")
+        if not len(onward):
+            return Walk("unfinished", plan.seconds, tuple(left))
+        at = since + int(onward[0])
+        if said[onward[0]] != "advance":
+            return Walk(str(said[onward[0]]), float(plan.ends[at]), (*left, (step, (at + 1 - since) * plan.window)))
+        left.append((step, (at + 1 - since) * plan.window))
+        since = at + 1
+        if since >= plan.windows:
+            return Walk("unfinished", plan.seconds, tuple(left))
+    return Walk("unfinished", plan.seconds, tuple(left))
+
+
+def stitched(frames: Sequence[pd.DataFrame], taken: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> pd.DataFrame:
+    """Window by window from the frame that is named in ``taken``."""
+    both = np.concatenate([taken, taken])
+    parts = [frame[both == step] for step, frame in enumerate(frames) if (both == step).any()]
+    together: pd.DataFrame = pd.concat(parts).sort_index().reset_index(drop=True)
+    return together
+
+
+def left_unsafely(cell: Cell, one: Walk) -> bool:
+    """Whether a step was left upwards before its bake was over although (theta - 1) w_next is too much harm."""
+    upward = [*cell.plan.ladder[1:], 1.0]
+    steps = one.left[:-1] if one.outcome == "roll_back" else one.left
+    harm = cell.regression.errors - 1.0
+    return any(baked < cell.plan.bake and harm * upward[step] >= HARM_BUDGET for step, baked in steps)
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def quick_cells() -> Iterator[tuple[Cell, int]]:
+    """Representative cells and how many rollouts each, for a few minutes on one core."""
+    for noise in NOISES:
+        yield Cell("good", Service(noise=noise), Plan()), 300
+    for noise in NOISES[1:4]:
+        yield Cell("good", Service(rate=50.0, noise=noise), Plan()), 300
+    for noise, (effect, regression) in product((NOISES[0], NOISES[1], NOISES[2], NOISES[6]), EFFECTS.items()):
+        yield bad(effect, regression, Service(noise=noise)), 40
+    for cell, number in early_cells((NOISES[1],)):
+        yield cell, number // 2
+
+
+def full_cells() -> Iterator[tuple[Cell, int]]:
+    """Good canaries over noise x rate x error rate, with everything else in turn; regressions over noise x rate."""
+    windows, sizes, tolerances = (10.0, 15.0, 30.0, 60.0), (4, 12, 40, 200), tuple(LIMITS)
+    for place, (noise, rate, errors) in enumerate(product(NOISES, (50.0, 1000.0), (0.001, 0.005, 0.02))):
+        turn = place + place // 6  # so that no dimension keeps step with another
+        service = Service(rate=rate, errors=errors, instances=sizes[turn % 4], noise=noise)
+        plan = Plan(LADDERS[(turn // 2) % 2], windows[(turn + turn // 4) % 4])
+        yield Cell("good", service, plan, error_limit=tolerances[turn % 3]), 500
+    noises = (*NOISES[:4], NOISES[6])
+    for noise, rate, (effect, regression) in product(noises, (1000.0, 50.0), EFFECTS.items()):
+        yield bad(effect, regression, Service(rate=rate, noise=noise)), 60
+    for effect, regression in EFFECTS.items():
+        yield bad(effect, regression, Service(instances=4, noise=NOISES[7])), 60
+        yield replace(bad(effect, regression, Service(noise=NOISES[1])), plan=Plan(window=10.0)), 60
+    yield from early_cells((NOISES[0], NOISES[1], NOISES[2], NOISES[6]))
+
+
+def bad(effect: str, regression: Regression, service: Service) -> Cell:
+    """Without tolerance for what is worse, as for the oracle."""
+    return Cell("bad", service, Plan(), effect, regression, latency_limit="none")
+
+
+def early_cells(noises: Sequence[Noise]) -> Iterator[tuple[Cell, int]]:
+    """A good canary, and ones that are just unsafe at the next weight of each step."""
+    for noise in noises:
+        service = Service(noise=noise)
+        yield Cell("early", service, Plan()), 60
+        for step, onward in enumerate((*LADDERS[0][1:], 1.0)):
+            times = 1.0 + HARM_BUDGET / onward
+            effect = f"errors x{times:g}, just unsafe after step {step + 1}"
+            yield Cell("early", service, Plan(), effect, Regression(errors=times)), 60
+
+
+PROFILES = {"quick": quick_cells, "full": full_cells}

@@ -1,0 +1,240 @@
+"""Learning a service's noise from its own past, before a rollout.
+
+An instance's events x are held against its share e = X n/N of the whole service's, so what all instances go through
+cancels. Two things are left. *Clumps*: how much larger the differences between neighbouring windows are than chance
+makes them (phi, the Fano factor; slow noise cancels in differences). *Wander*: how much more than that whole blocks of
+windows differ (tau2 and deviation), for blocks up to a third of the history, since what lasts is what misleads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from canary_release.core.frames import record_from_frame
+from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
+from canary_release.core.noise_report import Baseline, NoiseReport
+from canary_release.core.observations import ERROR_RATE, slower_than_edges
+from canary_release.core.record import STABLE, Edges, FloatArray, Record, record_of
+from canary_release.core.release import Check, CheckKind, Release
+from canary_release.core.running_sums import HALF_LIFE
+from canary_release.core.values import Window
+from canary_release.core.weigh import label
+
+FEWEST_EVENTS = 20.0  # below it nothing is learned, and the defaults hold
+FEWEST_WINDOWS = 20
+PRIOR_EVENTS = 10.0  # a prior of phi = 3 with the weight of so many events
+EVENTS_A_STRETCH = 100.0
+SAFETY = 1.5  # by which the variance of slow noise is multiplied
+LARGEST_PHI, LARGEST_TAU2 = 200.0, 100.0
+
+
+@dataclass(frozen=True)
+class _Past:
+    """T windows of K instances of stable; K = 1 is the service as a whole. pairs: events and of how many (T, K, 2)."""
+
+    record: Record
+    seconds: float
+    instances: int
+    pairs: dict[str, FloatArray]
+    edges: Edges
+    slower: FloatArray
+    of: FloatArray
+
+
+def learn(release: Release, history: pd.DataFrame | Sequence[Window]) -> NoiseReport:
+    """What the judge should allow for, by check, and how stable was doing when the history ended.
+
+    history: stable's windows from before the rollout; with a column ``instance`` every instance's own rows, best an
+    hour or more. Without it only clumps can be learned. Where too little happened the defaults hold, which the report
+    says. Raises FrameError.
+    """
+    past = _past(release, history)
+    if not len(past.record):
+        return NoiseReport(sentences=("the history has no windows: the defaults hold.",))
+    checks: dict[str, Noise] = {}
+    sentences: list[str] = []
+    at_edges = tuple(_learned(past.slower[..., at], past.of[..., 0], past.seconds) for at in range(len(past.edges)))
+    for check in release.checks:
+        found = _of_check(check, past, at_edges)
+        if found is not None:
+            checks[label(check)] = found
+        sentences.append(_sentence(check, found, past))
+    known = tuple(noise or DEFAULT_LATENCY_NOISE for noise in at_edges)
+    return NoiseReport(checks, known if any(at_edges) else (), _baseline(past), tuple(sentences))
+
+
+def _past(release: Release, history: pd.DataFrame | Sequence[Window]) -> _Past:
+    names = [check.metric for check in release.checks if check.kind is CheckKind.PROPORTION]
+    events = [name for name in names if name != ERROR_RATE]
+    if isinstance(history, pd.DataFrame):
+        frame = history[history["side"] == "stable"] if "side" in history else history
+        record = record_from_frame(frame)
+        if "instance" in frame and frame["instance"].nunique() > 1:
+            return _of_instances(frame, record, events)
+    else:
+        record = record_of(history, events, ())
+    pairs = {name: of[:, STABLE:, :] for name, of in record.proportions.items()}
+    return _assembled(
+        record, 1, pairs, record.requests[:, STABLE:], record.errors[:, STABLE:], record.buckets[:, STABLE:]
+    )
+
+
+def _of_instances(frame: pd.DataFrame, record: Record, events: Sequence[str]) -> _Past:
+    place = np.searchsorted(record.index, pd.to_numeric(frame["window"]).to_numpy(dtype=np.int64))
+    instance, names = pd.factorize(frame["instance"])
+    size = len(names)
+
+    def table(column: str) -> FloatArray:
+        cells = np.full((len(record), size), np.nan)
+        cells[place, instance] = pd.to_numeric(frame[column]).to_numpy(dtype=float)
+        return cells
+
+    known = [name for name in events if f"{name}_events" in frame]
+    pairs = {name: np.stack((table(f"{name}_events"), table(f"{name}_of")), axis=-1) for name in known}
+    columns = _bucket_columns(frame)
+    buckets = (
+        np.stack([table(name) for name in columns], axis=-1) if columns else np.full((len(record), size, 1), np.nan)
+    )
+    return _assembled(record, size, pairs, table("requests"), table("errors"), buckets)
+
+
+def _bucket_columns(frame: pd.DataFrame) -> list[str]:
+    names = [str(name) for name in frame.columns if str(name).startswith("le_")]
+    return sorted(names, key=lambda name: float(name.removeprefix("le_")))
+
+
+def _assembled(
+    record: Record,
+    instances: int,
+    pairs: dict[str, FloatArray],
+    requests: FloatArray,
+    errors: FloatArray,
+    buckets: FloatArray,
+) -> _Past:
+    broken = np.array([reason is not None for reason in record.broken], dtype=bool)
+    slower, of, _ = slower_than_edges(buckets, broken)
+    clean = {}
+    for name, pair in {ERROR_RATE: np.stack((errors, requests), axis=-1), **pairs}.items():
+        usable = np.isfinite(pair).all(axis=-1) & ~broken[:, None]
+        clean[name] = np.where(usable[..., None], pair, 0.0)
+    seconds = float(np.median(record.end - record.start)) if len(record) else 1.0
+    return _Past(record, seconds, instances, clean, record.edges, slower, of)
+
+
+def _of_check(check: Check, past: _Past, at_edges: Sequence[Noise | None]) -> Noise | None:
+    if check.kind is CheckKind.VALUE:
+        return None
+    if check.kind is CheckKind.PROPORTION:
+        pair = past.pairs.get(check.metric)
+        return None if pair is None else _learned(pair[..., 0], pair[..., 1], past.seconds)
+    if not past.edges:
+        return None
+    share = past.slower.sum(axis=(0, 1)) / max(float(past.of.sum()), 1.0)
+    wanted = 1.0 - (check.quantile or 0.5)
+    return at_edges[int(np.argmin(np.abs(np.log((share + 1e-9) / wanted))))]
+
+
+def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None:
+    """The noise of counts (T, K) out of (T, K), in windows of ``seconds``; None where too little happened."""
+    if events.sum() < FEWEST_EVENTS or len(events) < FEWEST_WINDOWS:
+        return None
+    if events.shape[1] == 1:
+        phi = _clumps_of_neighbours(events[:, 0], of[:, 0])
+        return Noise(phi, DEFAULT_NOISE.tau2, DEFAULT_NOISE.deviation, DEFAULT_NOISE.window)
+    total = of.sum(axis=1, keepdims=True)
+    share = of / np.maximum(total, 1.0)
+    rate = events.sum(axis=1, keepdims=True) / np.maximum(total, 1.0)
+    expected = rate * of
+    variance = expected * (1.0 - rate) * (1.0 - share)
+    strength = (expected * (1.0 - rate)) ** 2 * (1.0 - share)
+    phi = _clumps(events - expected, variance)
+    tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
+    return Noise(_upper(phi, float(variance.sum())), min(tau2, LARGEST_TAU2), deviation, seconds)
+
+
+def _clumps(residual: FloatArray, variance: FloatArray) -> float:
+    """phi from the differences of neighbouring windows."""
+    squares = 0.5 * float((np.diff(residual, axis=0) ** 2).sum())
+    chance = 0.5 * float((variance[1:] + variance[:-1]).sum())
+    return min(max(1.0, (squares + 3.0 * PRIOR_EVENTS) / (chance + PRIOR_EVENTS)), LARGEST_PHI)
+
+
+def _clumps_of_neighbours(events: FloatArray, of: FloatArray) -> float:
+    """phi of one series: each pair of neighbouring windows is taken to have one rate.
+
+    The median over stretches of the history, so that incidents, which all instances share, are not taken for clumps.
+    """
+    pairs = of[1:] + of[:-1]
+    rate = (events[1:] + events[:-1]) / np.maximum(pairs, 1.0)
+    chance = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(pairs, 1.0)
+    squares = (events[1:] - rate * of[1:]) ** 2
+    stretches = int(min(20.0, chance.sum() // EVENTS_A_STRETCH))
+    parts = np.array_split(np.arange(len(chance)), stretches if stretches >= 5 else 1)
+    sums = [(float(squares[part].sum()), float(chance[part].sum())) for part in parts]
+    found = [(square + 3.0 * PRIOR_EVENTS) / (total + PRIOR_EVENTS) for square, total in sums]
+    return _upper(min(max(1.0, float(np.median(found))), LARGEST_PHI), float(chance.sum()))
+
+
+def _upper(phi: float, events: float) -> float:
+    """An upper bound: large clumps are rare, so few events show too little of them."""
+    return phi * (1.0 + float(np.sqrt(5.0 * phi / (events + PRIOR_EVENTS))))
+
+
+def _wander(
+    residual: FloatArray, variance: FloatArray, weight: FloatArray, strength: FloatArray, phi: float
+) -> tuple[float, float]:
+    """(tau2, deviation): from blocks of windows, the largest variance as it adds up, and the variance as it is.
+
+    The deviation is read from the shortest blocks in which chance does not hide it.
+    """
+    largest, deviation2, sure = 0.0, np.inf, False
+    length = 1
+    while length == 1 or length <= len(residual) // 3:
+        cells = [_blocks(values, length) for values in (residual, variance, weight)]
+        share = float(strength.sum()) / max(float((weight**2).sum()), 1e-300)
+        squares, chance = float((cells[0] ** 2).sum()), float(phi * cells[1].sum())
+        base = max(float((cells[2] ** 2).sum()) * share, 1e-300)
+        found, doubt = (squares - chance) / base, float(np.sqrt(2.0 / cells[0].size))
+        largest = max(largest, length * found * (1.0 + doubt))
+        upper = max(found, 0.0) + 2.0 * doubt * max(squares, chance) / base
+        if not sure and upper < deviation2:
+            deviation2 = upper
+        sure = sure or 2.0 * doubt * max(squares, chance) / base <= max(found, 0.01)
+        length *= 2
+    return SAFETY * max(largest, 0.0), float(np.sqrt(min(deviation2, 4.0)))
+
+
+def _blocks(values: FloatArray, length: int) -> FloatArray:
+    whole = len(values) // length * length
+    return np.asarray(values[:whole].reshape(-1, length, values.shape[1]).sum(axis=1))
+
+
+def _baseline(past: _Past) -> Baseline:
+    end = past.record.end
+    fresh = 0.5 ** (np.maximum(end[-1] - end, 0.0) / HALF_LIFE)
+    events = {name: (pair.sum(axis=1) * fresh[:, None]).sum(axis=0) for name, pair in past.pairs.items()}
+    slower = (past.slower.sum(axis=1) * fresh[:, None]).sum(axis=0) if past.edges else np.zeros(0)
+    return Baseline(
+        events={name: (float(sums[0]), float(sums[1])) for name, sums in events.items()},
+        edges=past.edges,
+        slower=tuple(slower.tolist()),
+        requests=float((past.of.sum(axis=1)[:, 0] * fresh).sum()) if past.edges else 0.0,
+    )
+
+
+def _sentence(check: Check, found: Noise | None, past: _Past) -> str:
+    hours = float(past.record.end[-1] - past.record.start[0]) / 3600.0
+    source = f"{hours:.1f} h of {past.instances} instances" if past.instances > 1 else f"{hours:.1f} h of the service"
+    if check.kind is CheckKind.VALUE:
+        return f"{label(check)}: single numbers have no counts to learn from."
+    if found is None:
+        return f"{label(check)}: too few events in {source} to learn from; the defaults hold."
+    clumps = f"learned from {source}: counts are {found.phi:.2g} times as noisy as chance"
+    if past.instances == 1:
+        return (
+            f"{label(check)}: {clumps}. How far single instances wander cannot be seen in the service's own series; "
+            "the default holds for that. Give a history with a column `instance` for a faster judge."
+        )
+    return f"{label(check)}: {clumps}; one instance's own rate wanders by up to {100 * found.wander:.0f} %."

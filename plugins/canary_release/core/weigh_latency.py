@@ -1,0 +1,200 @@
+"""Latency checks weighed against histograms: at the bucket edges that say most about each check."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from canary_release.core import latency_evidence as latency
+from canary_release.core.held_against import (
+    WIDE_ODDS_FACTORS,
+    Parameters,
+    Promotable,
+    Scene,
+    harm_of_odds,
+    noise_columns,
+    safe_alternatives,
+    safe_change,
+)
+from canary_release.core.noise import Noise
+from canary_release.core.noise_report import Baseline
+from canary_release.core.observations import Arms, Histograms, histograms
+from canary_release.core.record import BoolArray, Edges, FloatArray, IntArray, Record
+from canary_release.core.release import Check
+from canary_release.core.running_sums import Decayed, Mixture, Rows, StepMixture, log_sum
+from canary_release.core.weigh import AgainstLimit, NoiseOf, Part, Weighed, noise_of
+
+
+class WeighedLatency(Weighed):
+    """Quantiles of histograms. A check without a quantile watches several shares; they become columns side by side.
+
+    edge: the bucket edge that each check's counts refer to, (W, C).  slower: canary's and stable's requests slower than
+    each edge, (W, 2, B); of: all, (W, 2).
+    """
+
+    def __init__(
+        self, checks: Sequence[Check], noise: NoiseOf, baseline: Baseline | None, at_edges: Sequence[Noise]
+    ) -> None:
+        super().__init__(checks)
+        watched = [_shares(check) for check in checks]
+        self._owner = np.repeat(np.arange(len(checks)), [len(shares) for shares in watched])
+        self._starts = np.flatnonzero(np.diff(self._owner, prepend=-1))
+        self._shown = self._starts + np.array([len(shares) // 2 for shares in watched])
+        self._shares = np.array([share for shares in watched for share in shares])
+        ones = np.ones(len(self._owner))
+        noises = noise_columns([noise_of(checks[place], noise) for place in self._owner.tolist()])
+        self._par = Parameters(ones, 0.0 * ones, ones < 0, *noises)
+        self._at_edges = list(at_edges)
+        self._baseline = baseline if baseline is not None and baseline.edges else None
+        self._harm, self._safe, self._promotable = Mixture(), StepMixture(), Promotable()
+        self._against_limit = AgainstLimit()
+        self._scale: _Scale | None = None
+        self.edge: Rows[np.int64] = Rows()
+        self.slower: Rows[np.float64] = Rows()
+        self.of: Rows[np.float64] = Rows()
+
+    @property
+    def edges(self) -> Edges:
+        return () if self._scale is None else tuple(self._scale.edges.tolist())
+
+    def why_never(self, column: int) -> str:
+        if self._scale is None:
+            return "the metric source gives no latency buckets"
+        limit, last = self.checks[column].absolute, self._scale.edges[-1]
+        if limit is not None and limit.amount > last:
+            return f"no latency bucket reaches up to the limit of {limit.text}; the last edge is {last:g} s"
+        return ""
+
+    def extend(self, record: Record, scene: Scene) -> None:
+        """Once there are edges, all later records have them."""
+        if not record.edges:
+            self._extend_without_edges(len(record), scene)
+            return
+        if self._scale is None:
+            self._scale = _Scale(record.edges, self.checks, self._baseline, self._at_edges)
+            self._fill()
+        self._extend_with(self._scale, record, scene)
+
+    def _fill(self) -> None:
+        assert self._scale is not None
+        missing = len(self.log_e)
+        if missing:
+            self.slower.extend(np.zeros((missing, 2, len(self._scale.edges))))
+
+    def _extend_without_edges(self, windows: int, scene: Scene) -> None:
+        shape = (windows, len(self._owner))
+        none, unknown = np.zeros(shape), np.zeros(shape, dtype=bool)
+        arms = Arms(none, none, none, none, unknown, unknown)
+        alternatives = len(latency.ODDS_FACTORS) + (len(WIDE_ODDS_FACTORS) if self._wide else 0)
+        single = np.zeros((*shape, alternatives))
+        change = self._change(single, np.zeros((*shape, safe_alternatives(self._par))), arms, scene)
+        limit, burning = None, None
+        if len(self.limited):
+            some = arms[self.limited]
+            columns = np.full(len(self.limited), 0.5)
+            limit, burning = self._against_limit.extend(
+                some, some, none[:, self.limited] + 0.5, self._par[self._starts[self.limited]], columns, scene
+            )
+        self.edge.extend(np.zeros((windows, len(self.checks)), dtype=np.int64))
+        self.of.extend(np.zeros((windows, 2)))
+        self._keep(arms[self._starts], scene.time, change, limit, burning)
+
+    @property
+    def _wide(self) -> bool:
+        return self._par.noisy
+
+    def _extend_with(self, scale: "_Scale", record: Record, scene: Scene) -> None:
+        seen = histograms(record, scene.time.broken)
+        exceedance, ready = scale.before(seen, scene)
+        tolerated = scale.stretched.tolerated(exceedance)[:, self._owner]
+        edge = latency.nearest_edge(tolerated, self._shares)
+        rows = np.arange(len(edge))[:, None]
+        rate, allowed = exceedance[rows, edge], tolerated[rows, np.arange(len(self._owner)), edge]
+        par = scale.noise_at(edge, self._par)
+        odds_ratio = np.maximum((allowed / (1.0 - allowed)) / (rate / (1.0 - rate)), 1.0)
+        arms = seen.at(edge)
+        single = harm_of_odds(arms, np.where(ready, rate, np.nan), odds_ratio, par, scene)
+        counted = Arms(*(np.where(ready, getattr(arms, name), 0) for name in arms.__dataclass_fields__))
+        theta = np.maximum(allowed / rate, 1.0)
+        safe = safe_change(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
+        change = self._change(single, safe, counted, scene)
+        shown = arms[self._shown]
+        limit, burning = None, None
+        if len(self.limited):
+            limit, burning = self._limits(scale, seen, exceedance, scene)
+            shown = replace(shown, canary_known=shown.canary_known & ~scale.beyond_edges[None, :])
+        self.edge.extend(edge[:, self._shown])
+        self.slower.extend(np.stack((seen.canary_slower, seen.stable_slower), axis=1))
+        self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
+        self._keep(shown, scene.time, change, limit, burning)
+
+    def _change(self, single: FloatArray, safe: FloatArray, counted: Arms, scene: Scene) -> Part:
+        """A check's evidence is the mean over its columns; it passes when every one passes."""
+        log_e = self._harm.extend(single, scene.weights)
+        log_pass = self._safe.extend(safe, scene.time.began)
+        log_pass = self._promotable.extend(log_pass, counted.comparable, scene.time.began)
+        if len(self._starts) < len(self._owner):
+            ends = [*self._starts[1:].tolist(), len(self._owner)]
+            groups = list(zip(self._starts.tolist(), ends, strict=True))
+            log_e = np.stack([log_sum(log_e[:, a:b]) - np.log(b - a) for a, b in groups], axis=1)
+            log_pass = np.minimum.reduceat(log_pass, self._starts, axis=1)
+            single = single[:, self._shown]
+        return Part(single, log_e, log_pass)
+
+    def _limits(
+        self, scale: "_Scale", seen: Histograms, exceedance: FloatArray, scene: Scene
+    ) -> tuple[Part, BoolArray]:
+        """Read at the next edge above the limit for a fail, and at the next one below it for a pass: no guesses."""
+        windows = len(exceedance)
+        above = np.broadcast_to(np.minimum(scale.above, len(scale.edges) - 1), (windows, len(scale.above)))
+        below = np.broadcast_to(np.maximum(scale.below, 0), above.shape)
+        over, under = _masked(seen.at(above), scale.above < len(scale.edges)), seen.at(below)
+        share = np.array([1.0 - (self.checks[place].quantile or 0.5) for place in self.limited.tolist()])
+        rate = exceedance[np.arange(windows)[:, None], above]
+        par = scale.noise_at(above, self._par[self._starts[self.limited]])
+        first = replace(par, phi=par.phi[0], drift=par.drift[0], wander=par.wander[0]) if par.phi.ndim > 1 else par
+        part, burning = self._against_limit.extend(over, under, rate, first, share, scene)
+        return replace(part, log_pass=np.where(scale.below >= 0, part.log_pass, -np.inf)), burning
+
+
+def _shares(check: Check) -> tuple[float, ...]:
+    return latency.DEFAULT_SHARES if check.quantile is None else (1.0 - check.quantile,)
+
+
+def _masked(arms: Arms, columns: BoolArray) -> Arms:
+    return Arms(*(getattr(arms, name) * columns for name in arms.__dataclass_fields__))
+
+
+class _Scale:
+    """What depends on the histogram's edges alone: interpolation, the noise at each edge, the edges next to limits."""
+
+    def __init__(
+        self, edges: Edges, checks: Sequence[Check], baseline: Baseline | None, at_edges: Sequence[Noise]
+    ) -> None:
+        self.edges = np.array(edges)
+        self.stretched = latency.Stretched(self.edges, [check.max_change for check in checks])
+        limits = np.array([check.absolute.amount for check in checks if check.absolute is not None])
+        self.above: IntArray = np.searchsorted(self.edges, limits)
+        self.below: IntArray = np.searchsorted(self.edges, limits, side="right") - 1
+        self.beyond_edges = np.array(
+            [check.absolute is not None and check.absolute.amount > self.edges[-1] for check in checks]
+        )
+        known = baseline if baseline is not None and baseline.edges == edges else None
+        start: Any = None if known is None else np.array([*known.slower, known.requests])
+        self._past = Decayed(start)
+        same = known is not None and len(at_edges) == len(edges)
+        self._noise = noise_columns(list(at_edges)) if same else None
+
+    def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray]:
+        """Stable's exceedance before each window (W, B), and whether anything was known of it (W, 1)."""
+        counts = np.concatenate((seen.stable_slower, seen.stable_of), axis=1)
+        past = self._past.before(counts, scene.time.start)
+        return latency.exceedance(past[:, :-1], past[:, -1:]), past[:, -1:] > 0
+
+    def noise_at(self, edge: IntArray, par: Parameters) -> Parameters:
+        """The noise at these edges (W, C), where it was learned for each."""
+        if self._noise is None:
+            return par
+        phi, drift, wander = self._noise
+        return replace(par, phi=phi[edge], drift=drift[edge], wander=wander[edge])

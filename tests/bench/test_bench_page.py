@@ -1,0 +1,150 @@
+"""The bench's rows, the promises held against them, and its command."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.__main__ import main
+from bench.grid import PROFILES, Cell, Row, Walk, hurt_until, left_unsafely, measured, run
+from bench.report import chance_of_as_many, findings, page, read_csv, refuted, wilson, write_csv
+from bench.traffic import CANARY, Plan, Regression, Service, simulate
+
+SMALL = Plan(ladder=(0.1, 0.5), window=60.0, seconds=600.0)
+BAD = Cell("bad", Service(), SMALL, "errors x20 from 300 s", Regression(errors=20.0, onset=300.0))
+
+
+def test_rollback_before_the_onset_is_false_and_its_time_is_not_averaged() -> None:
+    seen = simulate(BAD.service, BAD.plan, BAD.regression, 4, 41)
+    row = measured(BAD, "by hand", np.array([120.0, 360.0, 420.0, np.inf]), seen)
+    assert (row.false, row.missed, row.mean, row.late) == (0.25, 0.25, 90.0, np.inf)
+
+
+def test_any_rollback_of_a_good_canary_is_false() -> None:
+    good = Cell("good", Service(), SMALL)
+    seen = simulate(good.service, good.plan, good.regression, 4, 42)
+    assert measured(good, "by hand", np.array([60.0, np.inf, np.inf, np.inf]), seen).false == 0.25
+
+
+def test_requests_are_hurt_from_the_onset_until_the_rollback() -> None:
+    seen = simulate(BAD.service, BAD.plan, BAD.regression, 3, 43)
+    hurt = hurt_until(seen, BAD.regression, np.array([300.0, 420.0, np.inf]))
+    after = seen.requests[CANARY][:, 5:] * 0.005 * 19.0
+    assert hurt == pytest.approx([0.0, after[1, :2].sum(), after[2].sum()])
+
+
+def test_every_judge_sees_the_same_rollouts_and_the_gross_regression() -> None:
+    rows = run(BAD, 5, 44, learned=False)
+    assert len({row.judge for row in rows}) == len(rows) == 9
+    by_judge = {row.judge: row for row in rows}
+    assert by_judge["oracle"].missed == by_judge["ours"].missed == 0.0
+    assert by_judge["oracle"].mean <= by_judge["ours"].mean <= 300.0
+
+
+def test_judge_that_decides_itself_finishes_before_the_plan() -> None:
+    cell = Cell("early", Service(rate=5000.0), Plan())
+    (row,) = run(cell, 3, 45, learned=False)
+    assert row.finished == 1.0
+    assert row.finish < cell.plan.seconds
+
+
+def test_step_left_early_is_unsafe_only_when_the_next_weight_is_too_much() -> None:
+    cell = Cell("early", Service(), Plan(), "x", Regression(errors=2.0))  # 1.0 * w_next >= 0.25 from the second step on
+    first, second = ((0, 60.0),), ((0, 60.0), (1, 60.0))
+    assert not left_unsafely(cell, Walk("unfinished", 2400.0, first))
+    assert left_unsafely(cell, Walk("unfinished", 2400.0, second))
+    assert not left_unsafely(cell, Walk("roll_back", 120.0, second)), "it was rolled back from the second, not raised"
+    assert not left_unsafely(cell, Walk("unfinished", 2400.0, ((0, 60.0), (1, 600.0)))), "baked to its end"
+
+
+def test_sampling_error_of_a_share_without_events_is_not_zero() -> None:
+    low, high = wilson(0.0, 300)
+    assert low == pytest.approx(0.0)
+    assert high == pytest.approx(0.01264, abs=1e-4)
+
+
+def test_a_promise_is_refuted_only_by_more_than_chance() -> None:
+    assert chance_of_as_many(0, 100, 0.01) == pytest.approx(1.0)
+    assert chance_of_as_many(1, 100, 0.01) == pytest.approx(1.0 - 0.99**100)
+    assert not refuted(0.02, 100, 0.01)
+    assert refuted(0.08, 100, 0.01)
+
+
+def test_a_broken_promise_is_named_with_its_cell() -> None:
+    kept = Row("good: kept", "good", "ours", 100, false=0.0)
+    broken = Row("good: broken", "good", "ours", 100, false=0.09)
+    (found,) = findings([kept, broken])
+    assert (found.cells, len(found.broken)) == (2, 1)
+    assert found.broken[0].startswith("good: broken: 9.0 %")
+    assert "good: broken: 9.0 %" in page([kept, broken], "by hand")
+
+
+def test_slower_than_promised_is_measured_against_the_oracle() -> None:
+    oracle = Row("bad: x; iid", "bad", "oracle", 100, false=0.0, missed=0.0, mean=100.0)
+    fast = replace(oracle, judge="ours", mean=210.0)
+    slow = replace(oracle, judge="ours", mean=211.0)
+    assert [one.broken for one in findings([oracle, fast])] == [(), ()]
+    assert findings([oracle, slow])[1].broken == ("bad: x; iid: 211 s, allowed 210 s (oracle 100 s)",)
+
+
+def test_rows_survive_the_csv(tmp_path: Path) -> None:
+    rows = run(BAD, 2, 46, learned=False)
+    write_csv(rows, tmp_path / "rows.csv")
+    again = read_csv(tmp_path / "rows.csv")
+    assert [(row.cell, row.judge, row.rollouts) for row in again] == [
+        (row.cell, row.judge, row.rollouts) for row in rows
+    ]
+    assert [row.hurt for row in again] == pytest.approx([row.hurt for row in rows], rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_no_two_cells_of_a_profile_are_the_same(profile: str) -> None:
+    names = [cell.name for cell, _ in PROFILES[profile]()]
+    assert len(set(names)) == len(names)
+
+
+def test_full_profile_has_every_value_of_every_dimension_of_a_good_canary() -> None:
+    good = [cell for cell, _ in PROFILES["full"]() if cell.kind == "good"]
+    assert {cell.plan.window for cell in good} == {10.0, 15.0, 30.0, 60.0}
+    assert {cell.service.instances for cell in good} == {4, 12, 40, 200}
+    assert {cell.error_limit for cell in good} == {"none", "10%", "0.5pp"}
+    assert len({cell.plan.ladder for cell in good}) == 2
+    pairs = {(cell.service.noise.name, cell.service.rate, cell.service.errors) for cell in good}
+    assert len(pairs) == len(good) == 48
+
+
+def test_command_runs_one_cell_writes_its_page_and_does_not_run_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, text = tmp_path / "rows.csv", tmp_path / "page.md"
+    asked = ["--cells", "bad: errors x20; iid;*", "--rollouts", "2", "--no-history"]
+    asked += ["--csv", str(rows), "--markdown", str(text)]
+    assert main(asked) == 0
+    assert "| errors x20; iid | 2 |" in text.read_text()
+    before = rows.read_bytes()
+    capsys.readouterr()
+    assert main(asked) == 0
+    assert "bench: " not in capsys.readouterr().err
+    assert rows.read_bytes() == before
+
+
+def test_rows_of_another_seed_are_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.csv"
+    write_csv(run(BAD, 1, 47, learned=False), rows)
+    assert main(["--csv", str(rows), "--seed", "48"]) == 2
+    assert "made with another seed than 48" in capsys.readouterr().err
+
+
+def test_pattern_without_a_cell_is_an_error_that_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cells", "nothing"]) == 2
+    assert "no cell of the profile quick matches 'nothing'" in capsys.readouterr().err
+
+
+def test_table_of_something_else_is_an_error_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    assert main(["--csv", str(other)]) == 2
+    assert "not a table of this bench" in capsys.readouterr().err

@@ -1,0 +1,26 @@
+"""Guarantee: an identical canary is rolled back in at most one of a hundred rollouts, in every kind of noise."""
+
+import numpy as np
+import pytest
+
+from bench.grid import NOISES, Cell, Ours
+from bench.traffic import Plan, Service, simulate
+from core.simulated import most_by_chance
+
+ROLLOUTS = 150
+CELLS = [
+    *(Cell("good", Service(noise=noise), Plan()) for noise in NOISES),
+    *(Cell("good", Service(rate=50.0, noise=noise), Plan()) for noise in (NOISES[2], NOISES[5])),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learned", [False, True], ids=["without history", "with history"])
+def test_good_canaries_are_rolled_back_in_at_most_one_of_a_hundred_rollouts(learned: bool) -> None:
+    false = {}
+    for cell in CELLS:
+        seed = cell.seed(51)
+        seen = simulate(cell.service, cell.plan, cell.regression, ROLLOUTS, seed)
+        false[cell.name] = int(np.isfinite(Ours(cell, learned, seed).rollback_seconds(seen)).sum())
+    assert sum(false.values()) <= most_by_chance(ROLLOUTS * len(CELLS), 0.01), false
+    assert max(false.values()) <= most_by_chance(ROLLOUTS, 0.01, doubt=1e-3 / len(CELLS)), false
