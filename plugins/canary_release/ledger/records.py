@@ -58,6 +58,8 @@ class Rollout:
     started_at: float
     ended_at: float | None
     noise: Mapping[str, Any] | None = None
+    kept_until: float | None = None
+    summary: Mapping[str, Any] | None = None
 
     @property
     def other_side(self) -> str:

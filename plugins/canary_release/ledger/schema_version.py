@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0004"
+HEAD = "0005"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 7_239_410_221
 
@@ -34,8 +34,6 @@ def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    # What alembic tells would stand between the rows that a command prints.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     # Its progress lines would stand in the middle of what a command prints.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()

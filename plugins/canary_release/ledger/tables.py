@@ -58,6 +58,12 @@ rollouts = sa.Table(
     sa.Column("ended_at", sa.Float, nullable=True),
     # What was learned of the service's noise before the first user, NULL when nothing was.
     sa.Column("noise", sa.JSON(none_as_null=True), nullable=True),
+    # After a promotion: until when the old side is kept, so that one action returns to it.
+    sa.Column("kept_until", sa.Float, nullable=True),
+    # What a finished rollout did to its users, computed once at its end (NULL before that).
+    sa.Column("summary", sa.JSON(none_as_null=True), nullable=True),
+    sa.Index("rollouts_by_start", "started_at"),
+    sa.Index("rollouts_of_a_service", "service", "started_at"),
     sa.UniqueConstraint("dag_id", "run_id", name="one_rollout_a_run"),
     sa.UniqueConstraint("service", "generation", name="one_rollout_a_generation"),
 )
@@ -130,4 +136,60 @@ audit = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("prev_hash", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
+)
+
+# A question to people before a step. answer is NULL while it stands, then approve, reject or timeout.
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("rollout_id", sa.String(160), nullable=False),
+    # Index of the weight step that needs the answer.
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("approvers", sa.JSON, nullable=False),
+    sa.Column("task_instance", sa.String(64), nullable=True),
+    sa.Column("answer", sa.String(20), nullable=True),
+    sa.Column("answered_by", sa.String(250), nullable=True),
+    sa.Column("answered_at", sa.Float, nullable=True),
+    sa.Column("comment", sa.Text, nullable=False, default=""),
+    sa.UniqueConstraint("rollout_id", "step", name="one_approval_a_step"),
+)
+
+# What was called on the outside around a rollout; a row stands before the call, so that a retry does not repeat it.
+hook_calls = sa.Table(
+    "hook_calls",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("rollout_id", sa.String(160), nullable=False),
+    # before, before_step, after or on_rollback.
+    sa.Column("moment", sa.String(20), nullable=False),
+    # -1 where the moment belongs to no step.
+    sa.Column("step", sa.Integer, nullable=False, default=-1),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    # running, success or failed.
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float, nullable=True),
+    sa.UniqueConstraint("rollout_id", "moment", "step", "position", name="one_call_a_hook"),
+)
+
+# What was told to whom; the key makes sure that nobody is told the same thing twice.
+notices = sa.Table(
+    "notices",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("channel", sa.String(128), nullable=False),
+    sa.Column("key", sa.String(250), nullable=False),
+    sa.Column("service", sa.String(128), nullable=False),
+    sa.Column("rollout_id", sa.String(160), nullable=True),
+    sa.Column("event", sa.String(40), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("sent_at", sa.Float, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.UniqueConstraint("channel", "key", name="one_notice_a_channel"),
 )
