@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-faults bench-judge lint schema constraints
+.PHONY: help setup demo test test-faults bench-judge bench-shift lint schema constraints
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ schema: setup  ## refresh include/release.schema.json from the model
 
 bench-judge: setup  ## the judge beside other tools' rules, on simulated traffic
 	@PYTHONPATH=include:plugins $(PY) -m bench --markdown docs/judge-bench.md
+
+bench-shift: setup  ## shift latency and lost requests of every load balancer, into the README's table
+	@CANARY_SHIFT_FIGURES=$(CURDIR)/.shift-figures.json $(PY) -m pytest -q -m figures tests/contracts
+	@PYTHONPATH=include:plugins $(PY) -m bench.shift_table .shift-figures.json README.md
 
 test-faults: setup  ## kill, stop and cut off real processes; about a quarter of an hour
 	@$(PY) -m pytest -m faults tests/faults tests/faults_real

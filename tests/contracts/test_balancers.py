@@ -1,6 +1,7 @@
 """What every load balancer hook must do, run against every one of them. A new hook adds itself to ``CASES``."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from canary_release.hooks.traefik import TraefikHook
 from contracts.conftest import BACKENDS, Shop
 from contracts.little_servers import Answer, little_server
 from contracts.load_client import ask_many, under_load
+from contracts.shift_figures import measured, real
 from contracts.waiting import wait_until
-from demo.haproxy_server import HaproxyServer
+from demo.haproxy_server import HaproxyServer, haproxy_binary
+from demo.traefik_server import traefik_binary
 
 STABLE, CANARY = BACKENDS
 
@@ -33,6 +36,7 @@ class Case:
 
     stranger: a hook that names a backend it does not have.  other_actor: a second, independent hook.
     leased: weights stand only as long as a lease does, and a restart ends it.
+    tested_against: the real program with its version, or whose fake it is, for the table in the README.
     """
 
     balancer: LoadBalancer
@@ -42,6 +46,7 @@ class Case:
     restart: Callable[[], None]
     url: str = ""
     leased: bool = False
+    tested_against: str = "itself"
 
 
 def memory_case(request: pytest.FixtureRequest) -> Case:
@@ -76,7 +81,13 @@ def traefik_case(request: pytest.FixtureRequest) -> Case:
         return whole
 
     return Case(
-        make(*BACKENDS), make(*BACKENDS), make(STABLE, "nobody"), configuration, traefik.restart, url=traefik.url
+        make(*BACKENDS),
+        make(*BACKENDS),
+        make(STABLE, "nobody"),
+        configuration,
+        traefik.restart,
+        url=traefik.url,
+        tested_against=real("Traefik", [traefik_binary(), "version"]),
     )
 
 
@@ -113,6 +124,7 @@ def haproxy_case(request: pytest.FixtureRequest) -> Case:
         haproxy.restart,
         url=haproxy.url,
         leased=True,
+        tested_against=real("HAProxy", [haproxy_binary()[0], "-v"], haproxy_binary()[1]),
     )
 
 
@@ -242,3 +254,25 @@ def test_the_share_set_is_the_share_that_clients_get(shop: Shop, request: pytest
     shift(traefik_case(request).balancer, split("1"))
     answers = ask_many(shop.traefik.url, 1000)
     assert answers == {(STABLE, 200): 990, (CANARY, 200): 10}
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[dict[str, Any]]:
+    """Kept in the file that CANARY_SHIFT_FIGURES names, when it names one."""
+    rows: dict[str, Any] = {}
+    yield rows
+    if place := os.environ.get("CANARY_SHIFT_FIGURES"):
+        Path(place).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+@pytest.mark.figures
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", list(CASES))
+def test_200_shifts_are_read_back_in_time_and_lose_no_request(
+    name: str, request: pytest.FixtureRequest, figures: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures[name] = row = measured(CASES[name](request))
+    with capsys.disabled():
+        print(f"\n{name:<16} {json.dumps(row)}")
+    assert row["p95"] < 10
+    assert row.get("lost", 0) == 0
