@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from bench.oracle import Oracle, bound_seconds
+from bench.oracle import Oracle, bound_seconds, noisy_bound_seconds
 from bench.peers import PEERS, Rule
 from bench.traffic import (
     CANARY,
@@ -124,7 +124,8 @@ class Row:
     percentile until the rollback; the average is of the caught.  hurt: requests that failed or were slow because of the
     regression until the rollback.  finish: mean seconds until promotion where the judge decides (``early`` cells);
     finished: share promoted.  unsafe: share that left a step early although the next weight was beyond the harm budget.
-    bound: seconds in which the information comes in at all.  took: seconds of the processor for all rollouts.
+    bound, noisy_bound: seconds in which the information comes in at all, without and with clumps and instances.
+    took: seconds of the processor for all rollouts.
     seed: the bench's, from which each cell makes its own.
     """
 
@@ -141,6 +142,7 @@ class Row:
     finished: float = np.nan
     unsafe: float = np.nan
     bound: float = np.nan
+    noisy_bound: float = np.nan
     took: float = np.nan
     seed: int = 0
 
@@ -232,6 +234,7 @@ def measured(cell: Cell, judge: str, seconds: FloatArray, seen: Rollouts) -> Row
         late=float(late),
         hurt=float(hurt_until(seen, cell.regression, seconds)[~false].mean()) if (~false).any() else np.nan,
         bound=bound_seconds(cell.service, cell.plan, cell.regression),
+        noisy_bound=noisy_bound_seconds(cell.service, cell.plan, cell.regression),
     )
 
 

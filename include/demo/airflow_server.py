@@ -192,7 +192,9 @@ class AirflowServer:
         return self._processes[component]
 
     def _airflow(self, name: str, *arguments: str, home: Path | None = None) -> Process:
-        environment = self.environment() | ({"AIRFLOW_HOME": str(home)} if home else {})
+        # Another home has a database of its own, wherever this one's is.
+        other = {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": None} if home else {}
+        environment = self.environment() | other
         return Process(
             [sys.executable, "-c", LAUNCH, *arguments],
             log=self.home / "components" / f"{name}.log",

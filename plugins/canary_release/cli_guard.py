@@ -43,7 +43,7 @@ def _guard(arguments: argparse.Namespace) -> int:
     from canary_release.control.guard_program import guard_once, guard_until_told, new_guardian
 
     _quiet()
-    guardian = new_guardian(mend=arguments.mend)
+    guardian = new_guardian(mend=arguments.mend, every=None if arguments.once else arguments.every)
     if arguments.once:
         return guard_once(guardian)
     return guard_until_told(guardian, every=arguments.every, stop=threading.Event())

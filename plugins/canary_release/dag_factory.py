@@ -1,22 +1,27 @@
 """Release files to DAGs: the only place that knows task ids.
 
-start -> [1 %: shift -> bake -> compare -> decide] -> [5 %: ...] -> promote -> roll_back -> outcome -> settle
+start -> [1 %: shift -> bake -> compare -> decide] -> (approve, watch) -> [5 %: ...] -> promote -> roll_back -> outcome
+-> settle, with the release file's calls before, between and after
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, Context, Param, TaskGroup, TriggerRule
+from airflow.sdk import DAG, Asset, BaseOperator, Context, Param, TaskGroup, TriggerRule
 from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.core.plan import make_plan, render_plan
 from canary_release.core.problems import ReleaseFileError
-from canary_release.core.release import Approval, Release, Step
+from canary_release.core.release import Approval, Moment, Release, Step
 from canary_release.core.values import plain
+from canary_release.operators.approve_step import ApproveStepOperator
+from canary_release.operators.call_hook import CallHookOperator
 from canary_release.operators.compare_metrics import CompareMetricsOperator
 from canary_release.operators.decide_branch import DecideOperator
 from canary_release.operators.end_release import OutcomeOperator, PromoteOperator, RollBackOperator, SettleOperator
@@ -24,6 +29,7 @@ from canary_release.operators.rollout_task import BACKSTOP_RETRIES
 from canary_release.operators.shift_weight import ShiftWeightOperator
 from canary_release.operators.start_release import LONGEST, StartReleaseOperator, plain_text, read_release_file
 from canary_release.sensors.bake_sensor import BakeSensor
+from canary_release.sensors.keep_watch_sensor import KeepWatchSensor
 
 PREFIX = "release_"
 TAG = "canary-release"
@@ -49,7 +55,6 @@ def dag_for(path: Path) -> DAG:
     try:
         _require_name(path)
         release = read_release_file(path)
-        _require_runnable(release, path)
         return release_dag(release, path)
     except ReleaseFileError as error:
         return broken_dag(path, error.problems)
@@ -72,13 +77,6 @@ def _dag_id(path: Path) -> str:
     return f"{PREFIX}{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)[:100]}_{mark}"
 
 
-def _require_runnable(release: Release, path: Path) -> None:
-    ladders = {"steps": release.steps, **{f"profiles.{name}": steps for name, steps in release.profiles.items()}}
-    waiting = [key for key, steps in ladders.items() if any(isinstance(step, Approval) for step in steps)]
-    if waiting:
-        raise ReleaseFileError([f"{path.name}: {waiting[0]}: an approve step cannot be run yet; take it out"])
-
-
 def release_dag(release: Release, path: Path) -> DAG:
     """The rollout as static task groups, one for each weight of any profile, in ascending order."""
     dag = DAG(
@@ -86,7 +84,7 @@ def release_dag(release: Release, path: Path) -> DAG:
         dag_display_name=f"release {path.stem}",
         description=f"Canary release of {release.service}",
         doc_md=f"Canary release of **{release.service}**.\n\n```\n{render_plan(release, make_plan(release))}\n```\n",
-        schedule=None,
+        schedule=[Asset(release.on_asset)] if release.on_asset else None,
         catchup=False,
         max_active_runs=1,
         tags=[TAG, f"service:{release.service}"[:_LONGEST_TAG], f"lb:{release.load_balancer.type}"],
@@ -95,26 +93,35 @@ def release_dag(release: Release, path: Path) -> DAG:
         render_template_as_native_obj=False,
     )
     with dag:
-        start = StartReleaseOperator(task_id=START, release_file=str(path), retries=0)
+        waits = release.calendar.when_closed == "wait"
+        start = StartReleaseOperator(task_id=START, release_file=str(path), retries=BACKSTOP_RETRIES if waits else 0)
         promote = PromoteOperator(task_id=PROMOTE)
         roll_back = RollBackOperator(task_id=ROLL_BACK, trigger_rule=TriggerRule.ALL_DONE, retries=10)
         outcome = OutcomeOperator(task_id=OUTCOME, trigger_rule=TriggerRule.ALL_DONE, retries=0)
         settle = SettleOperator(task_id=SETTLE, retries=10)
-        steps = _all_steps(release)
-        following: BaseOperator = promote
-        for step in reversed(steps):
-            shift, decide = _step_group(step, following)
-            decide >> following
-            decide >> roll_back
-            following = shift
-        start >> following
-        promote >> roll_back >> outcome
+        following: list[BaseOperator] = [promote]
+        lower = [*reversed(_all_steps(release)), None]
+        for step, before in pairwise(lower):
+            assert step is not None
+            entry, decide = _step_group(release, step, following)
+            decide >> [*following, roll_back]
+            following = _approval(release, step, before, entry)
+        in_a_row(start, *_calls(release, Moment.BEFORE), *following)
+        promote >> roll_back
+        in_a_row(promote, *_calls(release, Moment.AFTER), outcome)
+        in_a_row(roll_back, *_calls(release, Moment.ON_ROLLBACK), outcome)
         # A teardown that may fail the run hides the leaf above it from the run's state, so outcome is not above it.
         roll_back >> settle.as_teardown(setups=start, on_failure_fail_dagrun=True)
     return dag
 
 
-def _step_group(step: Step, following: BaseOperator) -> tuple[BaseOperator, BaseOperator]:
+def in_a_row(*tasks: Any) -> None:
+    for earlier, later in pairwise(tasks):
+        earlier >> later
+
+
+def _step_group(release: Release, step: Step, following: Sequence[BaseOperator]) -> tuple[BaseOperator, BaseOperator]:
+    """The step's first and last task."""
     weight = plain(step.weight)
     names = {"weight": weight}
 
@@ -122,19 +129,68 @@ def _step_group(step: Step, following: BaseOperator) -> tuple[BaseOperator, Base
         return f"{weight} % · {word}"
 
     with TaskGroup(group_id=group_id(weight), group_display_name=f"{weight} %", tooltip=f"Canary at {weight} %"):
-        shift = ShiftWeightOperator(task_id="shift", task_display_name=shown("shift"), retries=2, **names)
+        calls = _calls(release, Moment.BEFORE_STEP, weight)
+        shift = ShiftWeightOperator(
+            task_id="shift", task_display_name=shown("shift"), retries=BACKSTOP_RETRIES, **names
+        )
         bake = BakeSensor(task_id="bake", task_display_name=shown("bake"), retries=BACKSTOP_RETRIES, **names)
         compare = CompareMetricsOperator(task_id="compare", task_display_name=shown("compare"), **names)
         decide = DecideOperator(
             task_id="decide",
             task_display_name=shown("decide"),
-            next_task=following.task_id,
+            next_tasks=[task.task_id for task in following],
             roll_back_task=ROLL_BACK,
             trigger_rule=TriggerRule.ALL_DONE,
             **names,
         )
-        shift >> bake >> compare >> decide
-    return shift, decide
+        in_a_row(*calls, shift, bake, compare, decide)
+    return (calls or [shift])[0], decide
+
+
+def _approval(release: Release, step: Step, before: Step | None, entry: BaseOperator) -> list[BaseOperator]:
+    """What comes first before ``entry``: the question before this weight in any profile, and who watches meanwhile."""
+    ladders = [*release.profiles.values(), release.steps]
+    asked = [
+        True
+        for steps in ladders
+        for earlier, later in pairwise(steps)
+        if isinstance(earlier, Approval) and isinstance(later, Step) and later.weight == step.weight
+    ]
+    if not asked or before is None:
+        return [entry]
+    weight = plain(step.weight)
+    place = weight.replace(".", "_")
+    way = f"{plain(before.weight)} % → {weight} %"
+    approve = ApproveStepOperator(
+        task_id=f"approve_{place}", task_display_name=f"{way} · approve", weight=weight, retries=BACKSTOP_RETRIES
+    )
+    watch = KeepWatchSensor(
+        task_id=f"watch_{place}",
+        task_display_name=f"{way} · watch",
+        weight=weight,
+        approve_task=approve.task_id,
+        retries=BACKSTOP_RETRIES,
+    )
+    [approve, watch] >> entry
+    return [approve, watch]
+
+
+def _calls(release: Release, moment: Moment, weight: str = "") -> list[BaseOperator]:
+    """A task for each call of this moment, in a row."""
+    shown = f"{weight} % · " if weight else ""
+    tasks: list[BaseOperator] = [
+        CallHookOperator(
+            task_id=f"{moment}_{position + 1}",
+            task_display_name=f"{shown}{moment.replace('_', ' ')} · {hook.what}",
+            moment=str(moment),
+            position=position,
+            weight=weight,
+            retries=BACKSTOP_RETRIES,
+        )
+        for position, hook in enumerate(release.hooks.get(moment, ()))
+    ]
+    in_a_row(*tasks)
+    return tasks
 
 
 def group_id(weight: str) -> str:
@@ -157,27 +213,41 @@ def _params(release: Release) -> dict[str, Param]:
     profiles = ["standard", *release.profiles]
     shown = {name: f"{name}: {_ladder(release, name)}" for name in profiles}
     return {
-        "version": Param(
-            type="string",
-            title="Version",
-            description="The version that the idle side runs",
-            minLength=1,
-            maxLength=LONGEST["version"],
-            pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$",
-        ),
+        "version": _version(release),
         "profile": Param("standard", type="string", title="Profile", enum=profiles, values_display=shown),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Everything but the writes"),
-        "reason": Param(None, type=["null", "string"], title="Reason", maxLength=LONGEST["reason"], section="More"),
-        "steps": Param(
-            None,
-            type=["null", "string"],
-            title="Steps",
-            description="A part of the profile's weights, for example 5,100",
-            maxLength=LONGEST["steps"],
+        "reason": _text("reason", "Reason", "Why this release, for the log and whoever is asked to approve"),
+        "steps": _text(
+            "steps",
+            "Steps",
+            "A part of the profile's weights, for example 5,100",
             pattern=r"^\s*[0-9.]+\s*(,\s*[0-9.]+\s*)*$",
-            section="More",
+        ),
+        "override": _text(
+            "override", "Override", "Why it cannot wait for the release window, a freeze or a cooldown; it is recorded"
         ),
     }
+
+
+def _version(release: Release) -> Param:
+    """Required, unless an asset event may bring it."""
+    kind: Any = ["null", "string"] if release.on_asset else "string"
+    said = f"; events of {release.on_asset} bring it" if release.on_asset else ""
+    known = {"default": None} if release.on_asset else {}
+    return Param(
+        type=kind,
+        title="Version",
+        description=f"The version that the idle side runs{said}",
+        minLength=1,
+        maxLength=LONGEST["version"],
+        pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$",
+        **known,
+    )
+
+
+def _text(key: str, title: str, description: str, **schema: Any) -> Param:
+    # Without null among its types an empty field would keep the form from being sent.
+    return Param(None, type=["null", "string"], title=title, description=description, maxLength=LONGEST[key], **schema)
 
 
 def _ladder(release: Release, profile: str) -> str:

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 AirflowMaker = Callable[..., AirflowServer]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowMaker]:
-    """``make_airflow(extra_env=None, *, dags=..., plugins=...)`` gives a started Airflow, ended with the session.
+    """``make_airflow(extra_env=None, *, dags=..., plugins=...)`` gives a started Airflow, ended with the module.
 
     It is started but not yet healthy: call ``wait_healthy`` with what the test needs, and ``stop`` to end it sooner.
     """
@@ -33,7 +33,7 @@ def make_airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowMa
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def airflow(make_airflow: AirflowMaker) -> AirflowServer:
     """The Airflow over the checkout's DAGs and plugins, with all components healthy."""
     server = make_airflow()

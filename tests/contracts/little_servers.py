@@ -11,6 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from demo.free_ports import LOOPBACK
 
 
+def ill(name: str) -> str:
+    """The path that only the server with this name for a body answers with an error, as a bad version would."""
+    return f"/ill/{name}"
+
+
 @dataclass
 class Answer:
     """What a path answers. hold: seconds before the first byte, cut short when the server stops."""
@@ -57,6 +62,8 @@ def _handler(owner: LittleServer) -> type[BaseHTTPRequestHandler]:
             owner.seen[self.path] += 1
             owner.headers = dict(self.headers)
             answer = owner.answers.get(self.path, owner.default)
+            if self.path == ill(owner.default.body.decode(errors="replace")):
+                answer = Answer(owner.default.body, 500)
             if answer.hold:
                 owner.stopping.wait(answer.hold)
             self.send_response(answer.status)

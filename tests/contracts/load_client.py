@@ -11,15 +11,30 @@ from contracts.waiting import wait_until
 
 
 class Client:
-    """One keep-alive connection. ``ask`` gives the body's text and the status of one GET."""
+    """One keep-alive connection. ``ask`` gives the body's text and the status of one GET.
 
-    def __init__(self, url: str) -> None:
+    ask_again: once, on a new connection, when one that was in use before closes without a byte of an answer: what
+    every browser and every HTTP library with a pool does (RFC 9112, section 9.3.1), since a server may close an idle
+    connection whenever it likes.  ``asked_again`` counts it.
+    """
+
+    def __init__(self, url: str, *, ask_again: bool = False) -> None:
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+        self._ask_again = ask_again
+        self.asked_again = 0
 
     def ask(self, path: str = "/") -> tuple[str, int]:
-        self._connection.request("GET", path)
-        response = self._connection.getresponse()
+        in_use = self._connection.sock is not None
+        try:
+            self._connection.request("GET", path)
+            response = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            if not in_use or not self._ask_again:
+                raise
+            self.asked_again += 1
+            self._connection.close()
+            return self.ask(path)
         return response.read().decode(), response.status
 
     def close(self) -> None:
@@ -41,6 +56,7 @@ class Load:
     def __init__(self) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.failures: list[str] = []
+        self.asked_again = 0
 
     @property
     def total(self) -> int:
@@ -53,15 +69,15 @@ class Load:
 
 
 @contextmanager
-def under_load(url: str, clients: int = 4, pause: float = 0.002) -> Iterator[Load]:
+def under_load(url: str, clients: int = 4, pause: float = 0.002, *, ask_again: bool = False) -> Iterator[Load]:
     """Ask from several threads, ``pause`` seconds after each answer, until the block ends.
 
-    A request fails when it gets no answer; clients never try again.
+    A request fails when it gets no answer; clients never try again, but for what ``Client.ask_again`` says.
     """
     load, over, lock = Load(), threading.Event(), threading.Lock()
 
     def ask_on() -> None:
-        client = Client(url)
+        client = Client(url, ask_again=ask_again)
         while not over.wait(pause):
             try:
                 answer = client.ask()
@@ -73,6 +89,8 @@ def under_load(url: str, clients: int = 4, pause: float = 0.002) -> Iterator[Loa
             with lock:
                 load.answers[answer] += 1
         client.close()
+        with lock:
+            load.asked_again += client.asked_again
 
     threads = [threading.Thread(target=ask_on, daemon=True) for _ in range(clients)]
     for thread in threads:

@@ -26,6 +26,7 @@ class Case(Protocol):
     balancer: LoadBalancer
     restart: Callable[[], None]
     url: str
+    closes_idle: bool
     tested_against: str
 
 
@@ -60,13 +61,15 @@ def described(case: Case) -> dict[str, Any]:
 
 
 def under_traffic(case: Case, row: dict[str, Any]) -> list[float]:
-    with under_load(case.url) as load:
+    with under_load(case.url, ask_again=case.closes_idle) as load:
         load.wait_for_more(50)
         seconds = []
         for number in range(FLIPS):
             seconds.append(one_flip(case, number))
             load.wait_for_more(20)
     bad = sum(count for (_, status), count in load.answers.items() if status != 200)
+    if case.closes_idle:
+        row["asked_again"] = load.asked_again
     row |= {"lost": len(load.failures) + bad, "requests": load.total + len(load.failures)}
     row["split_error"] = {share: split_error(case, share) for share in SHARES}
     return seconds

@@ -1,22 +1,39 @@
 """What every metric source must do, run against every one of them. A new source adds itself to ``CASES``."""
 
 import json
+import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from time import time
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
 from canary_release.core.ports import MetricSource
 from canary_release.core.values import Counts, Cursor, Weights, Window
+from canary_release.hooks import aws_client, prometheus_api
+from canary_release.hooks.access_log import AccessLogSource
+from canary_release.hooks.cloudwatch import CloudWatchOptions, CloudWatchSource
+from canary_release.hooks.nginx import NginxHook
+from canary_release.hooks.prometheus_api import PrometheusSource
 from canary_release.hooks.replayed import ReplayedSource
 from canary_release.hooks.scrape import ScrapeSource
+from canary_release.hooks.sql_source import SqlSource
 from canary_release.hooks.traefik import TraefikHook
 from contracts.conftest import BACKENDS, Shop
+from contracts.fake_aws import FakeCloudWatch
 from contracts.little_servers import Answer
+from contracts.load_client import ask_many
+from contracts.proxy_cases import backend_urls, running_nginx  # noqa: F401  fixtures of the cases
 from contracts.waiting import wait_until
+from debian import require_tool
+from demo.nginx_server import NginxServer
+from demo.prometheus_server import PrometheusServer
 
 STABLE, CANARY = BACKENDS
 RECORD = """window,start,side,weight,instances,requests,errors,le_0.1,le_0.5,le_inf
@@ -59,7 +76,82 @@ def scrape_case(request: pytest.FixtureRequest) -> Case:
     return Case(scrape, happen)
 
 
-CASES = {"replayed": replayed_case, "scrape": scrape_case}
+def prometheus_case(request: pytest.FixtureRequest) -> Case:
+    stored: StoredShop = request.getfixturevalue("stored_shop")
+
+    def happen() -> Counter[str]:
+        answers = stored.ask(100)
+        return Counter({"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]})
+
+    return Case(prometheus, happen)
+
+
+def sql_case(request: pytest.FixtureRequest) -> Case:
+    database = sqlite3.connect(request.getfixturevalue("tmp_path") / "shop.db", isolation_level=None)
+    request.addfinalizer(database.close)
+    database.execute("create table requests (at real, backend text, status int, seconds real)")
+    connection = {"conn_type": "sqlite", "host": str(request.getfixturevalue("tmp_path") / "shop.db")}
+    request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_SHOP_DATABASE", json.dumps(connection))
+    query = """
+        select backend as side, count(*) as requests, sum(status >= 500) as errors,
+               sum(seconds <= 0.25) as "le_0.25", sum(seconds > 0.25) as le_inf
+        from requests where at >= :start and at < :end group by backend
+    """
+    options = SqlSource.Options.model_validate({"query": query, "times": "epoch", "delay": "0s"})
+
+    def happen() -> Counter[str]:
+        rows = [(time(), STABLE, 200, 0.1)] * 90 + [(time(), CANARY, 200, 0.4)] * 10
+        database.executemany("insert into requests values (?, ?, ?, ?)", rows)
+        return Counter({"stable": 90, "canary": 10})
+
+    return Case(lambda: SqlSource("shop_database", STABLE, CANARY, options), happen)
+
+
+def cloudwatch_case(request: pytest.FixtureRequest) -> Case:
+    """A strict fake: moto knows neither TC nor percentiles. tests/hooks/test_aws_policy.py has real traffic."""
+    store, clock = FakeCloudWatch(), {"now": 1_800_014_400.0}
+    request.getfixturevalue("monkeypatch").setattr(aws_client, "kept_client", lambda *_: store.client)
+    backends = {name: {"TargetGroup": f"targetgroup/{name}/73e2d6bc24d8a067"} for name in BACKENDS}
+    options = CloudWatchOptions(dimensions={"LoadBalancer": "app/shop/50dc6c495c0c9188"}, backends=backends)
+    minutes = iter(range(int(clock["now"]), int(clock["now"]) + 6000, options.period))
+
+    def happen() -> Counter[str]:
+        start = next(minutes)
+        for name, count in zip(BACKENDS, (90, 10), strict=True):
+            dimensions = {**options.dimensions, **backends[name]}
+            store.put(start + 30, "RequestCount", dimensions, [1.0] * count)
+            store.put(start + 30, "TargetResponseTime", dimensions, [0.01 * place for place in range(count)])
+        clock["now"] = start + options.period + options.delay
+        return Counter({"stable": 90, "canary": 10})
+
+    return Case(lambda: CloudWatchSource("aws", STABLE, CANARY, options, clock=lambda: clock["now"]), happen)
+
+
+def access_log_case(request: pytest.FixtureRequest) -> Case:
+    nginx: NginxServer = request.getfixturevalue("running_nginx")("njs")
+    request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_NGINX_CONTRACT", json.dumps(nginx.connection()))
+    connection = {"conn_type": "generic", "extra": {"file": str(nginx.access_log)}}
+    request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_NGINX_LOG", json.dumps(connection))
+    hook = NginxHook("nginx_contract", BACKENDS, NginxHook.Options(route="shop"))
+    hook.set_weights(Weights.split(stable=STABLE, canary=CANARY, canary_percent=Decimal(50)))
+
+    def happen() -> Counter[str]:
+        before = nginx.access_log.read_text().count("\n")
+        answers = ask_many(nginx.url, 100)
+        wait_until(lambda: nginx.access_log.read_text().count("\n") == before + 100, "100 lines in the log")
+        return Counter({"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]})
+
+    return Case(lambda: AccessLogSource("nginx_log", STABLE, CANARY, AccessLogSource.Options()), happen)
+
+
+CASES = {
+    "access_log": access_log_case,
+    "cloudwatch": cloudwatch_case,
+    "prometheus": prometheus_case,
+    "replayed": replayed_case,
+    "scrape": scrape_case,
+    "sql": sql_case,
+}
 
 
 @pytest.fixture(params=list(CASES))
@@ -69,6 +161,10 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def scrape() -> ScrapeSource:
     return ScrapeSource("traefik_contract_metrics", STABLE, CANARY, ScrapeSource.Options())
+
+
+def prometheus() -> PrometheusSource:
+    return PrometheusSource("store_contract", STABLE, CANARY, PrometheusSource.Options(delay="0s"))
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +180,62 @@ def give_canary(shop: Shop, percent: str) -> None:
     weights = Weights.split(stable=STABLE, canary=CANARY, canary_percent=Decimal(percent))
     hook.set_weights(weights)
     wait_until(lambda: hook.get_weights() == weights, f"{weights} read back")
+
+
+@dataclass
+class StoredShop:
+    """The shop, and a real store that scrapes its Traefik."""
+
+    shop: Shop
+    server: PrometheusServer
+
+    def ask(self, count: int) -> Counter[tuple[str, int]]:
+        """Answers to ``count`` requests that began after a scrape and ended before the newest one in the store."""
+        self.wait_for_scrape()
+        answers = self.shop.ask(count)
+        self.wait_until_stored()
+        return answers
+
+    def wait_until_stored(self) -> None:
+        """Return once the store has every request. VictoriaMetrics shows a new series up to 10 s late."""
+        wait_until(lambda: self._stored() == self.shop.asked, "the store has all requests", seconds=30)
+
+    def wait_for_scrape(self) -> None:
+        """Return once the store has a scrape of now or later."""
+        now = time()
+        wait_until(lambda: max(self._times(), default=0) > now, "a scrape", seconds=30)
+
+    def _stored(self) -> float:
+        newest = max(self._times(), default=0)
+        return sum(float(value) for one in self._series() for moment, value in one["values"] if moment == newest)
+
+    def _times(self) -> list[float]:
+        return [moment for one in self._series() for moment, _ in one["values"]]
+
+    def _series(self) -> list[dict[str, Any]]:
+        query = urlencode({"query": '{__name__="traefik_service_requests_total"}[3s]', "time": f"{time():.3f}"})
+        with urlopen(f"{self.server.url}/api/v1/query?{query}", timeout=5) as response:
+            return list(json.load(response)["data"]["result"])
+
+
+@pytest.fixture(scope="session")
+def running_store(running_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
+    binary = require_tool("victoria-metrics")
+    targets = {"traefik": running_shop.traefik.metrics_url}
+    with PrometheusServer(tmp_path_factory.mktemp("store"), binary, targets, interval=0.2) as server:
+        yield server
+
+
+@pytest.fixture
+def stored_shop(shop: Shop, running_store: PrometheusServer, monkeypatch: pytest.MonkeyPatch) -> StoredShop:
+    """Both sides have had requests, and the store knows it."""
+    monkeypatch.setenv("AIRFLOW_CONN_STORE_CONTRACT", json.dumps(running_store.connection()))
+    give_canary(shop, "10")
+    shop.ask(20)
+    stored = StoredShop(shop, running_store)
+    # Otherwise the counters of before the restart could still be the newest that the store shows.
+    stored.wait_until_stored()
+    return stored
 
 
 def read_one(source: MetricSource, cursor: Cursor) -> tuple[Window, Cursor]:
@@ -210,6 +362,34 @@ def test_a_shift_in_the_middle_of_a_window_loses_no_request(shop: Shop) -> None:
     window, _ = read_one(source, cursor)
     assert counted(window) == {"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]}
     assert answers[(CANARY, 200)] == 25
+
+
+def test_a_store_knows_the_first_errors_of_a_canary_although_their_series_is_new(stored_shop: StoredShop) -> None:
+    source = prometheus()
+    _, cursor = source.read(None)
+    stored_shop.wait_for_scrape()
+    stored_shop.shop.backends[CANARY].default = Answer(b"broken", status=503)
+    answers = stored_shop.ask(400)
+    window, _ = read_one(source, cursor)
+    assert answers == {(STABLE, 200): 360, ("broken", 503): 40}
+    assert counted(window) == {"stable": 360, "canary": 40}
+    assert window.canary is not None
+    assert window.canary.errors == 40
+
+
+def test_a_store_remembers_the_minutes_before(stored_shop: StoredShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus_api, "HISTORY_STEP", 1.0)
+    stored_shop.wait_for_scrape()
+    began = time()
+    stored_shop.wait_for_scrape()
+    stored_shop.ask(100)
+
+    def remembered() -> Counter[str]:
+        return sum((counted(window) for window in prometheus().history(began, time())), Counter())
+
+    # The last second is only told once it is over.
+    wait_until(lambda: remembered().total() == 100, "the history has all requests")
+    assert remembered() == {"stable": 90, "canary": 10}
 
 
 def test_a_record_is_over_after_its_last_window_and_stays_over(request: pytest.FixtureRequest) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from canary_release.control.desk import plan_of
-from canary_release.control.ending import abort, promote, reconcile, roll_back, settle
+from canary_release.control.ending import abort, promote, roll_back, settle
 from canary_release.control.stepping import Observed, observe, shift
 from canary_release.core.problems import CanaryError, LoadBalancerError, RefusedError
 from canary_release.core.values import Decision, Weights
@@ -175,16 +175,6 @@ def test_blind_watcher_does_not_keep_a_canary_alive(world: World) -> None:
     seen = bake(world, rollout.id, 0)
     assert seen.decision is Decision.ROLL_BACK
     assert world.canary_percent == 0
-
-
-def test_guardian_takes_off_what_nobody_watches(world: World) -> None:
-    rollout = world.start().rollout
-    shift(world.desk, rollout, 0, actor="task")
-    assert reconcile(world.new_desk(), actor="guardian") == []
-    world.clock.sleep(21)
-    (ended,) = reconcile(world.new_desk(), actor="guardian")
-    assert (ended.rollout.state, world.canary_percent) == (State.ROLLED_BACK, 0)
-    assert "nobody watched" in ended.sentence
 
 
 def test_watcher_that_comes_back_too_late_may_not_go_on(world: World) -> None:

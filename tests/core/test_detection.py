@@ -1,5 +1,6 @@
 """What a plan says it can see, against what the real judge sees on simulated traffic."""
 
+import math
 from dataclasses import replace
 from decimal import Decimal
 
@@ -143,6 +144,22 @@ def test_step_whose_requests_cannot_come_in_time_is_told() -> None:
 def test_noisier_service_needs_longer() -> None:
     calm, noisy = (seen(ERRORS, traffic=shop_traffic(), noise=noise) for noise in (CALM, Noise(5.0, 0.3)))
     assert noisy.steps[0].checks[0].seconds > 1.5 * calm.steps[0].checks[0].seconds
+
+
+def test_more_weight_never_makes_a_step_much_slower_however_noisy_the_service() -> None:
+    """With so many requests that instances' noise alone decides, every later step of a plan is as good as another."""
+    said = seen(ERRORS, traffic=shop_traffic(20_000), noise=Noise(1.5, 3.6, 0.3))
+    seconds = [step.checks[0].seconds for step in said.steps[1:]]
+    assert max(seconds) <= 1.1 * min(seconds)
+
+
+def test_harm_far_beyond_what_instances_do_is_seen_at_once_and_harm_within_it_is_not() -> None:
+    calm, noisy = (
+        seen(ERRORS, LATENCY, traffic=shop_traffic(20_000), noise=noise) for noise in (CALM, Noise(1.5, 3.6, 0.1))
+    )
+    for place in range(2):
+        smallest = [one.steps[1].checks[place].smallest or math.inf for one in (calm, noisy)]
+        assert smallest[0] < smallest[1] < math.inf
 
 
 def test_whole_plan_costs_what_its_weights_send_to_a_bad_canary() -> None:

@@ -47,7 +47,7 @@ def test_waves_and_incidents_that_all_instances_share_are_not_taken_for_noise() 
 
 
 def test_instances_that_wander_for_ten_minutes_are_learned_as_such() -> None:
-    """tau2 = 2 deviation^2 T/window: 2 * 0.09 * 600/30 = 3.6, and half as much again for safety."""
+    """tau2 = 2 deviation^2 T/window: 2 * 0.09 * 600/30 = 3.6, and a quarter more for safety."""
     for seed in (1, 2, 3):
         found = learned(PODS, seed).checks["error_rate"]
         assert 0.2 <= found.wander <= 0.45

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from canary_release.core.problems import ReleaseFileError
 from canary_release.core.release import (
+    Ability,
     Approval,
+    Calendar,
     CheckKind,
     Direction,
     LimitKind,
@@ -70,8 +72,11 @@ class SmallWorld:
     def metric_options(self, type: str, /) -> type[BaseModel]:
         return {"scrape": ScrapeOptions, "prometheus": NoOptions}[type]
 
-    def finest_step(self, type: str, /) -> Decimal:
+    def finest_step(self, type: str, options: BaseModel | None = None, /) -> Decimal:
         return {"traefik": Decimal("0.1"), "haproxy": Decimal("0.4")}[type]
+
+    def abilities(self, type: str, /) -> frozenset[Ability]:
+        return {"traefik": frozenset({Ability.STICKY}), "haproxy": frozenset({Ability.LEASE})}[type]
 
 
 WORLD = SmallWorld()
@@ -103,7 +108,8 @@ def test_everything_left_out_has_its_stated_default() -> None:
     release = load(SMALL)
     assert (release.poll, release.lease, release.max_no_data, release.max_blind) == (10.0, 60.0, 600.0, 300.0)
     assert (release.on_no_data, release.early_promotion, release.harm_budget) == ("roll_back", True, 0.25)
-    assert (release.window, release.profiles, release.owner) == (None, {}, "")
+    assert (release.calendar, release.profiles, release.owner) == (Calendar(), {}, "")
+    assert (dict(release.hooks), release.keep_old_for, release.on_asset) == ({}, 0.0, "")
     assert release.steps[0] == Step(Decimal(5), 600.0, when_undecided=WhenUndecided.ADVANCE)
 
 
@@ -114,7 +120,7 @@ def test_a_long_poll_gets_a_default_lease_that_outlives_three_of_them() -> None:
 def test_the_checkout_example_means_what_it_says() -> None:
     release = load_release(EXAMPLES[1], backends=WORLD)
     assert [step.weight for step in release.steps if isinstance(step, Step)] == [1, 5, 25, 100]
-    assert release.window == ReleaseWindow((0, 1, 2, 3), 540, 960, "Europe/Berlin")
+    assert release.calendar.windows == (ReleaseWindow((0, 1, 2, 3), 540, 960, "Europe/Berlin"),)
     errors, load_time = release.checks
     assert errors.kind is CheckKind.PROPORTION
     assert errors.max_change is not None
@@ -208,6 +214,22 @@ def test_a_weight_finer_than_the_balancer_is_refused_in_profiles_too() -> None:
     assert problems_of(text) == []
     (problem,) = problems_of(text + "\nprofiles: {fast: [{weight: 5%, bake: 1m}, {weight: 100%, bake: 1m}]}\n")
     assert "profiles.fast[0].weight: `5%` is finer than haproxy can set; write a multiple of `0.4%`" in problem
+
+
+def test_what_the_balancer_cannot_do_is_refused_with_those_that_can() -> None:
+    text = SMALL.replace("route: shop,", "route: shop, needs: [sticky, lease],")
+    (problem,) = problems_of(text)
+    said = "shop.yaml:2: load_balancer.needs[1]: `lease` is nothing that traefik can do; take it out, or use one of: "
+    assert problem == said + "haproxy"
+    assert load(text.replace(", lease", "")).needs == (Ability.STICKY,)
+
+
+def test_a_misspelt_or_repeated_need_is_refused() -> None:
+    (problem,) = problems_of(SMALL.replace("route: shop,", "route: shop, needs: [stiky],"))
+    assert "load_balancer.needs[0]: `stiky` is not known (did you mean `sticky`?); allowed: lease, forced_c" in problem
+    (problem,) = problems_of(SMALL.replace("route: shop,", "route: shop, needs: [sticky, sticky],"))
+    assert "load_balancer.needs: sticky stands twice; name each once" in problem
+    assert problems_of(SMALL.replace("route: shop,", "route: shop, needs: sticky,"))
 
 
 def test_an_options_model_of_a_hook_is_checked_at_its_line() -> None:

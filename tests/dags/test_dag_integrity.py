@@ -42,7 +42,7 @@ def release_dag(tmp_path: Path, no_network: None) -> DAG:
 
 def test_every_release_file_of_the_repository_gives_a_sound_dag(no_network: None) -> None:
     dags = release_dags(ROOT / "include" / "releases")
-    assert sorted(dags) == [f"release_{path.stem}" for path in RELEASES]
+    assert sorted(dags) == sorted(f"release_{path.stem}" for path in RELEASES)
     assert not [dag_id for dag_id, dag in dags.items() if "broken" in dag.tags]
 
 
@@ -112,7 +112,7 @@ def test_every_mutating_task_is_retried_or_final(release_dag: DAG) -> None:
             assert task.retries >= 3, "a deferred task can be failed through no fault of its own"
 
 
-@pytest.mark.parametrize("name", ["canary_releases", "canary_guardian", "canary_abort"])
+@pytest.mark.parametrize("name", ["canary_releases", "canary_guardian", "canary_abort", "canary_return"])
 def test_dag_files_load_and_stay_small(name: str, no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / "dags" / f"{name}.py"
     assert len(path.read_text().splitlines()) < 40
@@ -133,3 +133,70 @@ def _environment() -> dict[str, str]:
     import os
 
     return os.environ | {"PYTHONPATH": str(ROOT / "plugins")}
+
+
+WITH_PEOPLE = (
+    ONE_RELEASE.replace(
+        "  - {weight: 100%, bake: 1m}\n",
+        "  - {approve: {by: [ops], timeout: 1h}}\n  - {weight: 25%, bake: 1m}\n  - {weight: 100%, bake: 1m}\n",
+    )
+    + """\
+before:
+  - {dag: deploy}
+before_step:
+  - {dag: warm}
+after:
+  - {dag: scale_down}
+on_rollback:
+  - {dag: tell}
+on_asset: web-image
+keep_old_for: 1h
+"""
+)
+
+
+@pytest.fixture
+def dag_with_people(tmp_path: Path, no_network: None) -> DAG:
+    (tmp_path / "web.yaml").write_text(WITH_PEOPLE)
+    return release_dags(tmp_path)["release_web"]
+
+
+def test_question_and_watch_stand_before_the_weight_they_open(dag_with_people: DAG) -> None:
+    approve, watch = dag_with_people.get_task("approve_25"), dag_with_people.get_task("watch_25")
+    for task in (approve, watch):
+        assert task.upstream_task_ids == {"weight_5.decide"}
+        assert task.downstream_task_ids == {"weight_25.before_step_1"}
+        assert task.retries >= 3, "a task that waits can be failed through no fault of its own"
+    assert approve.task_display_name == "5 % → 25 % · approve"
+    assert dag_with_people.get_task("weight_25.before_step_1").trigger_rule == TriggerRule.ALL_SUCCESS
+    assert not [task for task in dag_with_people.task_ids if task in ("approve_5", "approve_100")]
+
+
+def test_calls_stand_at_their_moments(dag_with_people: DAG) -> None:
+    get = dag_with_people.get_task
+    assert get("before_1").upstream_task_ids == {START}
+    assert get("before_1").downstream_task_ids == {"weight_0_1.before_step_1"}
+    assert get("weight_5.shift").upstream_task_ids == {"weight_5.before_step_1"}
+    assert get("after_1").upstream_task_ids == {PROMOTE}
+    assert get("on_rollback_1").upstream_task_ids == {ROLL_BACK}
+    assert {"after_1", "on_rollback_1"} <= get(OUTCOME).upstream_task_ids
+    assert get(ROLL_BACK).upstream_task_ids == {
+        PROMOTE, "weight_0_1.decide", "weight_5.decide", "weight_25.decide", "weight_100.decide",
+    }, "no call stands between a failure and the way back"  # fmt: skip
+
+
+def test_asset_that_starts_a_release_leaves_every_param_with_a_default(dag_with_people: DAG) -> None:
+    assert [asset.name for asset in dag_with_people.schedule] == ["web-image"]
+    assert dag_with_people.params["version"] is None
+    assert {task.task_id for task in dag_with_people.leaves} == {OUTCOME, SETTLE}
+    again = DagSerialization.from_dict(DagSerialization.to_dict(dag_with_people))
+    assert set(again.task_dict) == set(dag_with_people.task_dict)
+
+
+def test_trigger_form_asks_for_texts_alone_and_lets_every_one_but_the_version_empty(release_dag: DAG) -> None:
+    schemas = {name: release_dag.params.get_param(name).schema for name in release_dag.params}
+    assert list(schemas) == ["version", "profile", "dry_run", "reason", "steps", "override"]
+    assert not [name for name, schema in schemas.items() if "section" in schema], "hidden sections hide the dry run"
+    for name in ("reason", "steps", "override"):
+        assert schemas[name]["type"] == ["null", "string"]
+    assert schemas["version"]["type"] == "string"

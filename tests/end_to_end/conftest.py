@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo.stage import DAG_ID, Stage
+from end_to_end.rehearsed_releases import StageWithPeople, rehearsals
 
 SHORT = """\
 service: shop
@@ -22,14 +23,16 @@ checks:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
     releases = folder / "releases"
     releases.mkdir()
     (releases / "shop.yaml").write_text(SHORT)
     (releases / "broken.yaml").write_text(SHORT.replace("poll: 1s", "pool: 1s"))
-    with Stage(folder / "run", rate=200, releases=releases) as running:
+    for rehearsal in rehearsals(folder).values():
+        rehearsal.write_release(releases)
+    with StageWithPeople(folder / "run", rate=200, releases=releases) as running:
         running.airflow.wait_healthy(120, dags=[DAG_ID, "release_broken", "canary_guardian"], plugin="canary_release")
         for dag in (DAG_ID, "release_broken", "canary_guardian", "canary_abort"):
             running.airflow.api.pause(dag, False)

@@ -47,7 +47,7 @@ RETRY_SECONDS = 2.0
 EARLIEST_EVENT = 10.0
 DEFER_MARGIN = 300.0
 LONGEST_STORY = 4 * 3600.0
-QUIET = 2 * GUARDIAN_PERIOD + 10.0
+QUIET = GUARDIAN_PERIOD + 10.0
 
 
 def shop_release(*weights: int, bake: float = 20.0, **changes: object) -> Release:
@@ -127,7 +127,7 @@ class Story:
         self._databases, self._database = databases, databases.take(ledger_from)
         database = self.database = self._database[0]
         self.ledger = FaultyLedger(self._database[1], self.hub, self.outages)
-        self.oracle = Oracle(self.hub, self.clock, self.outages, database, bad)
+        self.oracle = Oracle(self.hub, self.clock, self.outages, database, bad, wrote=lambda: self.ledger.wrote)
         kind = LeasingBalancer if leasing else SimulatedBalancer
         self.balancer = kind(self.hub, self.outages, self.oracle.told, self.oracle.asked)
         self.hub.after_step = self.oracle.check
@@ -226,7 +226,8 @@ class Story:
     def _ended(self) -> bool:
         newest = self.oracle.newest
         busy = newest is not None and newest["state"] not in ("promoted", "rolled_back")
-        return not busy and self.hub.asleep == 0 and all(run.process.done for run in self.runs) and self.outages.over()
+        idle = self.hub.asleep == 0 and self.balancer.late == 0 and all(run.process.done for run in self.runs)
+        return not busy and idle and self.outages.over()
 
     def close(self) -> None:
         if self.closed:

@@ -1,5 +1,6 @@
 """Stories on a folder in memory, closed whatever happens."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from faults.rows import Results
 from faults.simulator import InLine
 
 # A simulated process is one greenlet of the test's thread, so nothing in it may start threads of its own.
-THREADED = "canary_release.control.guardian.ThreadPoolExecutor"
+THREADED = "canary_release.control.guardian.SideBySide"
 MEMORY = Path("/dev/shm")
 
 
@@ -25,8 +26,12 @@ def fast_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def databases(fast_folder: Path) -> Databases:
-    return Databases(fast_folder)
+def databases(fast_folder: Path) -> Iterator[Databases]:
+    # Thousands of stories come and go; the collector need not look at everything that was imported each time.
+    gc.collect()
+    gc.freeze()
+    yield Databases(fast_folder)
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ says so, and clients are served by that alone.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -96,6 +98,8 @@ class SimulatedBalancer:
     """A load balancer with two backends. told: called with (before, after) whenever what clients see changes.
 
     asked: called before a write leaves the process, with the weights.  other_rules: what must never change.
+    failing: the share of calls that fail by themselves, 0 to 1.
+    late: how many writes it said yes to and has not applied yet.
     """
 
     hub: Hub
@@ -107,6 +111,8 @@ class SimulatedBalancer:
     other_rules: Mapping[str, str] = field(default_factory=lambda: {"admin": "10.0.0.9"})
     writes: list[tuple[float, Weights]] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
+    late: int = 0
+    failing: float = 0.0
 
     def get_weights(self) -> Weights:
         self._call("get_weights")
@@ -129,7 +135,8 @@ class SimulatedBalancer:
         self._refuse(fault)
         self.hub.sleep(API_SECONDS)
         if fault is BalancerFault.APPLIES_LATE:
-            self.hub.spawn("balancer", lambda: self.apply(weights), at=self.hub.time + LATE_SECONDS)
+            self.late += 1
+            self.hub.spawn("balancer", lambda: self._apply_late(weights), at=self.hub.time + LATE_SECONDS)
         elif fault is not BalancerFault.IGNORES:
             self.apply(weights)
         if fault is BalancerFault.RESETS_AFTER:
@@ -141,6 +148,10 @@ class SimulatedBalancer:
         before, self.shares = self.shares, weights
         self.writes.append((self.hub.time, weights))
         self.told(before, weights)
+
+    def _apply_late(self, weights: Weights) -> None:
+        self.late -= 1
+        self.apply(weights)
 
     def _refuse(self, fault: BalancerFault | None) -> None:
         if fault is BalancerFault.TIMES_OUT:
@@ -155,6 +166,8 @@ class SimulatedBalancer:
     def _call(self, name: str) -> None:
         self.hub.reach(f"balancer.{name}:before")
         self.calls.append(self.hub.time)
+        if self.failing and self.hub.rng.random() < self.failing:
+            raise LoadBalancerError(f"{name}: 503, as it does now and then")
 
 
 @dataclass
@@ -250,18 +263,43 @@ class LeasingBalancer(SimulatedBalancer):
             super().apply(weights)
 
 
+# What these gave stays true until somebody writes.
+_LOOKS = (
+    "rollout", "rollout_of_run", "active", "unfinished", "history", "services", "writes", "windows", "decisions",
+    "audit_trail",
+)  # fmt: skip
 _CALLS = [name for name, value in vars(Ledger).items() if callable(value) and not name.startswith("_")]
 
 
 class FaultyLedger(Ledger):
-    """The real ledger; every call passes a point before and after, and may find the database gone."""
+    """The real ledger; every call passes a point before and after, and may find the database gone.
+
+    A look that is repeated without a write in between is answered from the one before. wrote: counts the writes.
+    """
 
     def __init__(self, engine: Any, hub: Hub, outages: Outages) -> None:
         super().__init__(engine)
         self._hub, self._outages = hub, outages
+        self._seen: dict[Any, Any] = {}
+        self.wrote = 0
         for name in _CALLS:
             if name not in ("open", "close"):
-                setattr(self, name, self._watched(name, getattr(self, name)))
+                call = getattr(self, name)
+                setattr(self, name, self._watched(name, self._remembered(name, call) if name in _LOOKS else call))
+
+    def _write(self) -> AbstractContextManager[Any]:
+        self._seen.clear()
+        self.wrote += 1
+        return super()._write()
+
+    def _remembered(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            key = (name, args, *kwargs.items())
+            if key not in self._seen:
+                self._seen[key] = call(*args, **kwargs)
+            return copy(self._seen[key])
+
+        return remembered
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ I7 every rollout ends                                           I8 everything el
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -36,13 +37,17 @@ class Span:
 
 @dataclass
 class Oracle:
-    """rate: requests a second of the whole service.  bad: the version is worse and must never be promoted."""
+    """rate: requests a second of the whole service.  bad: the version is worse and must never be promoted.
+
+    wrote: counts the writes to the ledger, between which it need not be looked at again.
+    """
 
     hub: Hub
     clock: Clock
     outages: Outages
     database: Path
     bad: bool
+    wrote: Callable[[], int]
     rate: float = 500.0
     exposures: list[tuple[float, Weights]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -176,7 +181,7 @@ class Oracle:
     def _look(self) -> None:
         if self.closed:
             return
-        version = self._raw.execute("PRAGMA data_version").fetchone()[0]
+        version = self.wrote()
         if version == self._version:
             return
         self._version = version

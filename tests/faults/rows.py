@@ -1,6 +1,8 @@
 """The fault matrix as data, and what the tests saw of it."""
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +18,7 @@ class How(StrEnum):
     SIMULATED = "simulated"
     REAL = "real processes"
     BOTH = "simulated, real processes"
+    OWN = "tests of their own"
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ ROWS = (
     Row(8, "balancer API: 429 for 5 min, 403, 404", "T1, T5, T6",
         "at most 40 calls a minute while refused; somebody is woken", How.SIMULATED),
     Row(9, "balancer says yes and does nothing, or applies 90 s later", "T2, T5, T6",
-        "no step before it reads back; a late write does not stand", How.BOTH),
+        "no step before it reads back; a late write does not stand", How.SIMULATED),
     Row(10, "balancer restarts with its base weights", "T3", "noticed; never raised again by itself", How.BOTH),
     Row(11, "somebody else sets 0, 50 or 100 %", "T3, T5", "noticed within one poll; hold and page; at most one write",
-        How.BOTH),
+        How.SIMULATED),
     Row(12, "metrics: down, timeout", "T3, T4", "no data, never a pass; safe after the allowed time", How.BOTH),
     Row(13, "metrics: empty, NaN, reset, swapped, stale, one side missing, zero", "T3, T4",
-        "no wrong promotion, no traceback", How.BOTH),
+        "no wrong promotion, no traceback", How.SIMULATED),
     Row(14, "a good canary, every tenth poll blind", "T3", "promoted", How.SIMULATED),
     Row(15, "run paused, marked failed or success, task cleared", "T1-T7",
         "safe within a guardian period; nothing but evidence promotes", How.BOTH),
@@ -62,16 +65,16 @@ ROWS = (
     Row(19, "the ledger's database is gone, locked, or loses an answer", "T1-T6",
         "no raise without an intent; the lease ends; goes on afterwards", How.BOTH),
     Row(20, "disk full, no file handles, read-only file system, out of memory", "T1-T4, T6",
-        "no torn record; a rollback needs no disk", How.REAL),
+        "no torn record; a rollback needs no disk", How.OWN),
     Row(21, "the clock jumps by an hour either way", "T3", "no early promotion; safe", How.SIMULATED),
-    Row(22, "bad release files, 10,000 fuzzed", "T0", "refused with place and key; no traceback, no call", How.REAL),
+    Row(22, "bad release files, 10,000 fuzzed", "T0", "refused with place and key; no traceback, no call", How.OWN),
     Row(23, "sticky clients, keep-alive, WebSocket, long requests", "T6",
         "no new request to the canary after the rollback; none lost", How.REAL),
     Row(24, "the canary's servers die", "T3", "weight 0 within one poll", How.BOTH),
-    Row(25, "the stable servers die", "T3, T5", "no rollback onto a dead side; page and hold", How.REAL),
+    Row(25, "the stable servers die", "T3, T5", "no rollback onto a dead side; page and hold", How.SIMULATED),
     Row(26, "no guardian, or two", "any", "the balancer's lease still bounds; two do what one does", How.BOTH),
-    Row(27, "the audit is edited", "T7", "every change is found", How.REAL),
-    Row(28, "injection, anonymous callers", "T0", "refused or escaped", How.REAL),
+    Row(27, "the audit is edited", "T7", "every change is found", How.OWN),
+    Row(28, "injection, anonymous callers", "T0", "refused or escaped", How.OWN),
     Row(29, "1,000 random stories with one to three faults each", "all", "invariants I1-I8 hold", How.SIMULATED),
 )  # fmt: skip
 
@@ -104,13 +107,18 @@ def canary_percent(story: Story) -> float:
 
 @dataclass
 class Results:
-    """seen: by row number, what a test saw."""
+    """seen: by row number, what a test saw.  more: sentences of further tests."""
 
     seen: dict[int, dict[str, Any]] = field(default_factory=dict)
+    more: dict[int, list[str]] = field(default_factory=dict)
 
     def record(self, number: int, sentence: str, seconds: float | None = None) -> None:
         """seconds: the longest time until clients were safe, None where that has no meaning."""
         self.seen[number] = {"seen": sentence, "seconds": None if seconds is None else round(seconds, 1)}
+
+    def add(self, number: int, sentence: str) -> None:
+        """A sentence more for a row that several tests look at."""
+        self.more.setdefault(number, []).append(sentence)
 
     def write(self, path: Path) -> None:
         """All rows, those that were not run now as they stand in the file; what others recorded stays."""
@@ -118,8 +126,33 @@ class Results:
         before = {entry["number"]: entry for entry in stored}
         rows = []
         for one in ROWS:
-            entry = asdict(one) | {"simulated": self.seen.get(one.number)}
             old = before.get(one.number, {})
-            entry["simulated"] = entry["simulated"] or old.get("simulated")
-            rows.append(entry | {"real": old.get("real")})
+            found = self._found(one.number) or old.get("simulated")
+            rows.append(asdict(one) | {"simulated": found, "real": old.get("real"), "own": old.get("own")})
         path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+
+    def _found(self, number: int) -> dict[str, Any] | None:
+        sentences = [self.seen[number]["seen"]] if number in self.seen else []
+        sentences += self.more.get(number, [])
+        if not sentences:
+            return None
+        return {"seen": "; ".join(sentences), "seconds": self.seen.get(number, {}).get("seconds")}
+
+
+def record_own(number: int, sentence: str) -> None:
+    """What a test outside the fault suites saw of a row, into the file that CANARY_FAULT_RESULTS names, if it does."""
+    target = os.environ.get("CANARY_FAULT_RESULTS")
+    if not target:
+        return
+    path = Path(target)
+    stored = json.loads(path.read_text())["rows"] if path.exists() else []
+    before = {entry["number"]: entry for entry in stored}
+    rows = [before.get(one.number) or asdict(one) | {"simulated": None, "real": None, "own": None} for one in ROWS]
+    for entry in rows:
+        if entry["number"] == number:
+            said = (entry.get("own") or {}).get("results", {})
+            # A sentence that differs in its numbers only replaces the one of an earlier run.
+            said[re.sub(r"[\d,.]+", "#", sentence)] = sentence
+            entry["own"] = {"seen": "; ".join(said.values()), "seconds": None, "results": said}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")

@@ -6,7 +6,7 @@ it passes a *point*; there the others may run, and there it can be killed, froze
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,7 @@ class Trap:
 class Hub:
     """The scheduler of the simulation. time: seconds since the epoch; after_step: called after every step.
 
-    asleep: how many processes are frozen and will go on later.
+    asleep: how many processes are frozen and will go on later.  closing: whoever is woken now is at its end.
     """
 
     seed: int
@@ -72,6 +72,7 @@ class Hub:
     after_step: Callable[[], None] = lambda: None
     current: Process | None = None
     asleep: int = 0
+    closing: bool = False
     _queue: list[tuple[float, int, Process]] = field(default_factory=list)
     _tick: int = 0
 
@@ -148,13 +149,12 @@ class Hub:
     def close(self) -> None:
         """End what still waits, so that no greenlet outlives its test."""
         self.after_step = lambda: None
-        for _, _, process in self._queue:
-            process.doomed = True
+        self.closing = True
         self.run(float("inf"))
 
     def _live(self, process: Process) -> None:
         try:
-            if process.doomed:
+            if process.doomed or self.closing:
                 raise CrashError(process.name)
             process.result = process.body()
         except BaseException as error:  # noqa: BLE001  a simulated process takes its end with it, whatever it is
@@ -175,7 +175,7 @@ class Hub:
         process = self.current
         self._main.switch()
         self.current = process
-        if process is not None and process.doomed:
+        if process is not None and (process.doomed or self.closing):
             raise CrashError(process.name)
 
 
@@ -213,14 +213,13 @@ def freeze(hub: Hub, seconds: float) -> Callable[[Process], None]:
 
 
 class InLine:
-    """Stands in for a pool of threads: does everything at once, in order, in the simulated process that asked."""
+    """Stands in for threads side by side: does everything in order, in the simulated process that asked."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __enter__(self) -> "InLine":
-        return self
+    @classmethod
+    def __class_getitem__(cls, _: object) -> type["InLine"]:
+        return cls
 
-    def __exit__(self, *_: object) -> None: ...
-
-    def map(self, act: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return [act(item) for item in items]
+    def run(self, acts: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[str, Any]:
+        return {key: act() for key, act in acts.items()}

@@ -21,7 +21,6 @@ from faults.rows import Results
 from faults.simulator import Trap
 from faults.troubles import random_troubles
 
-# Minutes of one core: with `make test-faults`.
 pytestmark = pytest.mark.faults
 
 ROLLOUTS = 1000

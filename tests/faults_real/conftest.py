@@ -26,21 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [next(ordered) if item in mine else item for item in items]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Behind Traefik, which ends no lease by itself."""
     with _running(tmp_path_factory, "shop") as store:
         yield store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def till(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Behind HAProxy, which ends a lease by itself."""
     with _running(tmp_path_factory, "till") as store:
         yield store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole_stage(tmp_path_factory: pytest.TempPathFactory, shop: Store, till: Store) -> Iterator[FaultStage]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_CANARY_LEDGER", "")  # put back at the end, whatever the stage sets
@@ -56,7 +56,7 @@ def stage(whole_stage: FaultStage) -> Iterator[FaultStage]:
     whole_stage.clean()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def results() -> Iterator[Results]:
     """What was required and seen; written to the file that CANARY_FAULT_RESULTS names."""
     collected = Results()

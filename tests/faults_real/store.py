@@ -1,12 +1,14 @@
 """One service with everything in front of and behind it: two sides, a real load balancer, clients, broken wires."""
 
 import json
+import sys
 import time
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from canary_release.core.ports import LoadBalancer
 from canary_release.core.values import Weights
@@ -16,7 +18,8 @@ from canary_release.ledger.records import Rollout, State
 from demo import traffic_log
 from demo.fault_proxy import FaultProxy
 from demo.haproxy_server import HaproxyServer
-from demo.shop_server import ShopServer
+from demo.processes import Process, answers
+from demo.shop_server import CHILD_ENVIRONMENT, ShopServer
 from demo.traefik_server import TraefikServer
 from demo.traffic_server import TrafficServer
 from faults_real.patience import wait_for
@@ -44,7 +47,7 @@ LONG = """\
 service: {service}
 {target}poll: 1s
 lease: {lease}s
-blind: {{max: 40s}}
+blind: {{max: {blind}s}}
 early_promotion: false
 steps:
   - {{weight: 20%, bake: 200s}}
@@ -89,9 +92,10 @@ class Store:
     def balancer(self) -> str:
         return "HAProxy" if self.leases else "Traefik"
 
-    def release_text(self, *, quick: bool = False, lease: float = LEASE) -> str:
+    def release_text(self, *, quick: bool = False, lease: float = LEASE, blind: float = 40.0) -> str:
         target = HAPROXY if self.leases else TRAEFIK
-        return (QUICK if quick else LONG).format(service=self.name, target=target, lease=f"{lease:g}")
+        chosen = QUICK if quick else LONG
+        return chosen.format(service=self.name, target=target, lease=f"{lease:g}", blind=f"{blind:g}")
 
     def connections(self) -> dict[str, str]:
         """Airflow connections as environment variables: through the wires, and past them for the tests' own looks."""
@@ -115,6 +119,24 @@ class Store:
     def turn_bad(self, side: str, version: str, error_rate: float = 0.3) -> None:
         """The version goes wrong while it runs."""
         self._shops[side].deploy(version, error_rate=error_rate)
+
+    def slow_down(self, side: str, version: str, slow_by: float) -> None:
+        """The version takes its time from now on. slow_by: relative, 1 is twice as long."""
+        self._shops[side].deploy(version, slow_by=slow_by)
+
+    def kill_side(self, side: str) -> None:
+        """The side's server is gone at once, with whatever it was answering."""
+        self._shops[side].process.kill()
+
+    def revive_side(self, side: str) -> None:
+        """Again, on the same port, as it was first."""
+        dead = self._shops[side]
+        port = str(urlsplit(dead.url).port)
+        argv = [sys.executable, "-m", "demo.shop", "--port", port, "--version", "v0", "--name", side]
+        dead.process = self._exit.enter_context(
+            Process(argv, log=self._folder / f"{side}-again.log", env=CHILD_ENVIRONMENT, name=side)
+        )
+        dead.process.wait_until(answers(f"{dead.url}/health"), 20, f"answer on {dead.url}")
 
     def weights(self) -> Weights:
         """What the load balancer itself says, asked past the wire."""

@@ -14,6 +14,7 @@ from faults_real.conftest import Gone
 from faults_real.patience import wait_for
 from faults_real.results import Results
 from faults_real.store import POLL, Store
+from faults_real.watched_rollout import BLIND as BLIND_SECONDS
 from faults_real.watched_rollout import LEASE, Hands
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
@@ -174,9 +175,12 @@ def test_metrics_that_break_now_and_then_are_no_verdict_and_cost_nothing(
 
 
 @pytest.mark.faults
-def test_metrics_that_stay_away_end_the_lease_at_haproxy(hands: Hands, till: Store, gone: Gone) -> None:
+def test_metrics_that_stay_away_take_the_canary_off_when_the_allowance_for_blindness_is_over(
+    hands: Hands, till: Store, gone: Gone
+) -> None:
     with hands.exposed(till) as (rollout,):
         down = time.time()
         till.metrics_wire.play(Fault(Kind.DROP_BEFORE))
-        gone(till, rollout, down, LEASE + 1, row=12, fault="metrics down for good")
+        seen = gone(till, rollout, down, BLIND_SECONDS + 2 * POLL + 1, row=12, fault="metrics down for good")
+        assert seen > LEASE, "blind looks renewed the lease as long as they were allowed to"
         assert hands.raises(rollout) == 1

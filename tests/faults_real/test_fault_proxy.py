@@ -13,8 +13,6 @@ import requests
 from demo.fault_proxy import HUGE, Fault, FaultProxy, Kind
 from faults_real.patience import wait_for
 
-pytestmark = pytest.mark.faults
-
 
 class Counting(http.server.BaseHTTPRequestHandler):
     """Answers with how often it was asked."""

@@ -20,6 +20,7 @@ from faults_real.patience import wait_for
 from faults_real.store import POLL, Store, require_exposed
 
 LEASE = 10.0
+BLIND = 14.0  # longer than the lease, so that it is seen which of the two ends a blind rollout
 
 
 class Hands:
@@ -42,7 +43,7 @@ class Hands:
     def start(self, store: Store) -> Rollout:
         version = store.next_version()
         name = f"{store.name}.yaml"
-        release = read_frozen(store.release_text(lease=LEASE), name)
+        release = read_frozen(store.release_text(lease=LEASE, blind=BLIND), name)
         request = StartRequest(release, name, version, dag_id=store.dag, run_id=version, by="test")
         return start(self.desk, request).rollout
 

@@ -40,7 +40,7 @@ def test_every_option_is_described_for_the_schema() -> None:
 def test_an_unknown_type_lists_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(ReleaseFileError, match=r"'traefic' is not known; known are .*traefik\. Did you mean traefik\?"):
         BACKENDS.finest_step("traefic")
-    with pytest.raises(ReleaseFileError, match="known are replayed, scrape"):
+    with pytest.raises(ReleaseFileError, match=r"known are .*prometheus, replayed, scrape"):
         BACKENDS.metric_options("xyz")
 
 

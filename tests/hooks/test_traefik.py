@@ -18,6 +18,7 @@ from contracts.little_servers import Answer, LittleServer, little_server
 
 SERVICE = "/api/http/services/shop@file"
 ROUTER = "/api/http/routers/web@docker"
+LISTS = ("/api/http/routers?per_page=5000", "/api/http/services?per_page=5000")
 BY_HAND = """# kept by the shop team
 http:
   services:
@@ -48,7 +49,7 @@ def service(**changes: object) -> Answer:
 
 @pytest.fixture
 def api() -> Iterator[LittleServer]:
-    known = {SERVICE: service(), ROUTER: Answer(b'{"status": "enabled"}')}
+    known = {SERVICE: service(), ROUTER: Answer(b'{"status": "enabled"}'), **{path: Answer(b"[]") for path in LISTS}}
     with little_server(Answer(b'{"message": "not found"}', status=404), known) as server:
         yield server
 

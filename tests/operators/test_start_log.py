@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from canary_release.control.starting import StartRequest
-from canary_release.operators.start_release import StartReleaseOperator
+from canary_release.operators.start_report import plan_lines as lines_of
 from control.test_rollout import release
 from control.world import World, a_release
 
@@ -19,8 +19,7 @@ def world(tmp_path: Path) -> World:
 def plan_lines(world: World, version: str) -> str:
     request = StartRequest(world.release, "shop.yaml", version, "release_shop", f"shop-{version}", "ada")
     started = world.start(version)
-    task = StartReleaseOperator(task_id="start", release_file="shop.yaml")
-    return "\n".join(task._plan_lines(request, started))
+    return "\n".join(lines_of(request, started))
 
 
 def test_start_of_an_unknown_service_says_that_detection_is_unknown_and_why(world: World) -> None:

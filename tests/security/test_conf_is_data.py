@@ -14,6 +14,7 @@ from canary_release.ledger.records import Rollout, State
 from canary_release.operators.guard import AbortOperator
 from canary_release.operators.start_release import StartReleaseOperator
 from control.world import World
+from faults.rows import record_own
 from security.hostile import HOSTILE_TEXTS, NO_SECRETS, ROOT, SECRET_TEXTS, a_context
 
 Conf = dict[str, Any]
@@ -58,6 +59,7 @@ def test_hostile_reason_is_one_line_of_text_in_log_and_ledger(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "asked by" in line]
     assert not [line for line in lines if line.strip().startswith(("REFUSED", "forged", "<html>"))]
+    record_own(28, f"{len(HOSTILE_TEXTS)} hostile texts as a reason, version, profile or steps: text, or refused")
 
 
 @pytest.mark.parametrize("name", ["script", "jinja", "percent", "braces", "shell", "rich", "sql", "path"])

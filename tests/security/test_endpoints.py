@@ -14,6 +14,7 @@ import pytest
 from canary_release.core.problems import ConnectionSettingsError, LoadBalancerError, UnknownTargetError
 from canary_release.hooks import connections
 from canary_release.hooks.connections import HttpExtra, HttpServer, find_connection, http_server
+from canary_release.hooks.server_clock import http_time
 from canary_release.hooks.traefik import TraefikExtra
 from contracts.little_servers import Answer, little_server
 from demo.free_ports import LOOPBACK
@@ -32,8 +33,10 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
 
 
 @contextmanager
-def raw_server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
-    """Hands its first connection to ``serve``, in a thread that ends with the block."""
+def raw_server(
+    serve: Callable[[socket.socket, threading.Event], None], heard: list[bytes] | None = None
+) -> Iterator[int]:
+    """Hands its first connection to ``serve``, in a thread that ends with the block; ``heard`` gets what it sent."""
     stop = threading.Event()
     with socket.create_server((LOOPBACK, 0)) as listening:
 
@@ -43,7 +46,9 @@ def raw_server(serve: Callable[[socket.socket, threading.Event], None]) -> Itera
             except OSError:
                 return
             with connection:
-                connection.recv(4096)
+                request = connection.recv(4096)
+                if heard is not None:
+                    heard.append(request)
                 try:
                     serve(connection, stop)
                 except OSError:
@@ -156,6 +161,26 @@ def test_name_that_leads_to_a_link_local_address_is_cut_before_anything_is_sent(
         assert not server.seen
         allowed = connect(f"http://localhost:{server.port}", extra={"allow_link_local": True})
         assert allowed.get_json("/x") == {}
+
+
+def test_clock_of_a_server_is_asked_without_credentials_and_never_of_a_link_local_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def serve(connection: socket.socket, stop: threading.Event) -> None:
+        connection.sendall(b"HTTP/1.1 401 No\r\nDate: Mon, 01 Jan 2035 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
+
+    heard: list[bytes] = []
+    with raw_server(serve, heard) as port:
+        fields = {"conn_type": "http", "host": LOOPBACK, "port": port, "login": "ann", "password": "hunter2"}
+        monkeypatch.setenv("AIRFLOW_CONN_LB", json.dumps({**fields, "extra": {"headers": {"X-Key": "hunter3"}}}))
+        assert http_time("lb") == 2_051_222_400.0
+        (request,) = heard
+        assert request.startswith(b"HEAD / ")
+        assert b"hunter" not in request
+        assert b"authorization" not in request.lower()
+        # Should the address lead to a metadata service, the checked session cuts before it sends.
+        monkeypatch.setattr(connections, "is_link_local", lambda host: host == LOOPBACK)
+        assert http_time("lb") is None
 
 
 @pytest.mark.parametrize("scheme", ["ftp", "file", "gopher", "unix", "ldap", "javascript", "data"])

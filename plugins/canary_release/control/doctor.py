@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from canary_release.control import airflow_checks, doctor_checks
 from canary_release.control.desk import Desk
 from canary_release.control.doctor_checks import Checked, Level, Service, fail
+from canary_release.control.notice_checks import check_channels
 from canary_release.core.problems import CanaryError, ReleaseFileError
 from canary_release.core.release import Release
 
@@ -75,6 +77,7 @@ def examine_desk(
     yield from bad
     for service in services:
         yield from _service(desk, service, write=write, http_time=http_time)
+        yield from _guarded("notices", partial(check_channels, service.release))
 
 
 def _service(

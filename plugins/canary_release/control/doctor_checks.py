@@ -184,7 +184,7 @@ def _writable(desk: Desk, service: Service, seen: Weights) -> Checked:
         # Writing what was read a moment ago could undo what the rollout does meanwhile.
         return ok(check, "not tried: a rollout is in progress, or the traffic is split")
     try:
-        written = desk.writer(service.release, actor="doctor").confirm_way_back()
+        written = desk.writer(service.release, actor="doctor").confirm_way_back(seen)
     except CanaryError as error:
         return fail(check, str(error), "without it no rollout can start; let this user write to the load balancer")
     return ok(check, f"the weights were written as they are and read back after {written.seconds:.2f} s")

@@ -1,11 +1,13 @@
 """Somebody else moved the weights during a bake: hold and say so, take it as it is, or repair it once."""
 
 from canary_release.control.desk import Desk, step_of, weights_for
+from canary_release.control.safe_writes import PAGE_AGAIN
 from canary_release.core.decide import Ruling
 from canary_release.core.problems import ConnectionSettingsError, LoadBalancerError, RefusedError
 from canary_release.core.release import Release
 from canary_release.core.values import Decision, Weights
-from canary_release.ledger.records import Rollout
+from canary_release.ledger.records import Rollout, State
+from canary_release.ledger.ticks import last_tick, tick
 
 REPAIR = "repair of somebody else's change"
 
@@ -26,6 +28,8 @@ def after_drift(desk: Desk, rollout: Rollout, release: Release, index: int, ruli
         return Ruling(Decision.HOLD, f"the load balancer cannot be asked whether the weights stand: {error}")
     if seen == wanted:
         return ruling
+    if desk.ledger.rollout(rollout.id).state is not State.RUNNING:
+        return Ruling(Decision.HOLD, "the rollout is being ended")
     sentence = f"somebody else moved the weights: the load balancer says {seen}, this step asked for {wanted}"
     if release.drift == "repair" and _repair(desk, rollout, release, index, wanted, actor=actor):
         return Ruling(Decision.HOLD, f"{sentence}; repaired, once")
@@ -48,6 +52,11 @@ def _repair(desk: Desk, rollout: Rollout, release: Release, index: int, wanted: 
 
 
 def _page_once(desk: Desk, rollout: Rollout, sentence: str) -> None:
-    last = desk.ledger.decisions(rollout.id)
-    if not last or sentence not in last[-1].reason:
+    last, now, key = desk.ledger.decisions(rollout.id), desk.clock.now(), f"page drift {rollout.id}"
+    if last and sentence in last[-1].reason:
+        return
+    # While a rollout waits for a person its looks leave no decisions.
+    before = last_tick(desk.ledger, key)
+    if before is None or now - before >= PAGE_AGAIN:
+        tick(desk.ledger, key, now)
         desk.page(rollout.service, f"{rollout.id}: {sentence}")

@@ -12,19 +12,25 @@ from datetime import UTC, datetime
 from functools import partial
 
 from canary_release.control.desk import Desk, log_page
-from canary_release.control.guardian import Finding, Guardian, Kind
+from canary_release.control.guardian import LONGEST_TICK, Finding, Guardian, Kind
 
 log = logging.getLogger(__name__)
 
 SAY_AGAIN = 300.0
 """Seconds after which a finding that lasts is printed once more."""
 
+SHORTEST_WAIT = 5.0
+"""Seconds for which a tick waits at least for load balancers that do not answer."""
+
 # Whoever reads a log or a journal wants the line now.
 _show = partial(print, flush=True)
 
 
-def new_guardian(*, mend: bool) -> Guardian:
-    """The guardian with the real ledger, clock and hooks; it asks Airflow only where ``canary_airflow`` says how."""
+def new_guardian(*, mend: bool, every: float | None = None) -> Guardian:
+    """The guardian with the real ledger, clock and hooks; it asks Airflow only where ``canary_airflow`` says how.
+
+    every: seconds between its ticks, which then do not wait much longer for load balancers that hang; None: one tick.
+    """
     from canary_release.control import real_desk
     from canary_release.hooks.airflow_runs import AirflowRuns, is_configured
 
@@ -34,7 +40,9 @@ def new_guardian(*, mend: bool) -> Guardian:
         return replace(desk, page=lambda service, sentence: None) if desk.page is log_page else desk
 
     run_state = AirflowRuns().run_state if is_configured() else None
-    return Guardian(open_desk, name=f"program on {socket.gethostname()}", run_state=run_state, mend=mend)
+    longest = LONGEST_TICK if every is None else min(LONGEST_TICK, max(every, SHORTEST_WAIT))
+    name = f"program on {socket.gethostname()}"
+    return Guardian(open_desk, name=name, run_state=run_state, mend=mend, longest_tick=longest)
 
 
 def guard_once(guardian: Guardian, *, show: Callable[[str], None] = _show) -> int:

@@ -5,12 +5,14 @@ gives traffic back to a safe side, which needs nobody's permission; it never rai
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from canary_release.control.desk import Desk, plan_of
+from canary_release.control.side_by_side import SideBySide
+from canary_release.control.telling import tell_guarded
 from canary_release.control.way_back import bring_back, unwatched
 from canary_release.core.problems import CanaryError, LedgerError
 from canary_release.core.release import Release
@@ -24,7 +26,10 @@ GUARDIAN = "guardian "
 """What the names of all guardians begin with where their ticks are kept."""
 PAGE_AGAIN = 300.0
 _PATIENCE = 5.0  # seconds of trying in one tick; the next one goes on
-_AT_ONCE = 8  # services looked at side by side, so that a slow load balancer delays only its own
+_AT_ONCE = 64  # services looked at side by side, so that a load balancer that hangs delays only its own
+LONGEST_TICK = 30.0  # seconds, whatever hangs: half of the shortest period that Airflow schedules
+# A promotion takes well under a second from its commit to its end; the one who committed it may be dead after this.
+_PROMOTION_SECONDS = 10.0
 
 RunState = Callable[[str, str], str | None]
 """(dag_id, run_id) to the run's state, ``paused`` when its DAG is, None when there is no such run.
@@ -63,17 +68,26 @@ class Guardian:
     open_desk: asked at every tick, so that changed connections are noticed; the last desk is kept for when it fails.
     name: who is written into the ledger.  run_state: what Airflow says of a
     rollout's run; without it a dead run is noticed when its lease runs out.  mend: give back split traffic that
-    belongs to no rollout, instead of only saying so.
+    belongs to no rollout, instead of only saying so.  longest_tick: seconds after which a tick no longer waits for
+    load balancers that do not answer; what it began goes on, and what comes of it is a later tick's finding.
     """
 
     def __init__(
-        self, open_desk: Callable[[], Desk], *, name: str, run_state: RunState | None = None, mend: bool = False
+        self,
+        open_desk: Callable[[], Desk],
+        *,
+        name: str,
+        run_state: RunState | None = None,
+        mend: bool = False,
+        longest_tick: float = LONGEST_TICK,
     ) -> None:
         self._open_desk = open_desk
         self._desk: Desk | None = None
         self._name = GUARDIAN + name
         self._run_state = run_state
         self._mend = mend
+        self._longest_tick = longest_tick
+        self._looks: SideBySide[Finding | None] = SideBySide(_AT_ONCE)
         self._remembered: Mapping[str, Rollout] = {}
         self._paged: dict[str, float] = {}
 
@@ -86,20 +100,21 @@ class Guardian:
             return self._paged_for(self._without_ledger(error))
         self._remembered = {rollout.id: rollout for rollout in rollouts}
         busy = {rollout.service for rollout in rollouts}
-        findings = self._all([(self._look_at, desk, rollout) for rollout in rollouts])
-        findings += self._all([(self._idle, desk, service) for service in services if service not in busy])
+        looks = [partial(_one, self._look_at, desk, rollout) for rollout in rollouts]
+        looks += [partial(_one, self._idle, desk, service) for service in services if service not in busy]
+        findings = self._all(looks)
         try:
             tick(desk.ledger, self._name, desk.clock.now())
         except LedgerError as error:
             findings.append(_no_ledger(error))
         return self._paged_for(findings)
 
-    def _all(self, looks: "Iterable[tuple[Callable[..., Finding | None], Desk, Rollout | str]]") -> list[Finding]:
-        looks = list(looks)
-        if not looks:
-            return []
-        with ThreadPoolExecutor(min(_AT_ONCE, len(looks)), thread_name_prefix="guardian") as pool:
-            return [found for found in pool.map(_one, looks) if found is not None]
+    def _all(self, looks: "list[_Look]") -> list[Finding]:
+        """Rollouts come first, so that what hangs of services without one keeps nobody waiting."""
+        acts = {_subject(look): look for look in looks}
+        found = self._looks.run(acts, seconds=self._longest_tick)
+        late = [_late(look, self._longest_tick) for subject, look in acts.items() if subject not in found]
+        return [finding for finding in (*found.values(), *late) if finding is not None]
 
     # -- a rollout in progress --------------------------------------------------------------------------------------
 
@@ -107,9 +122,11 @@ class Guardian:
         why = unwatched(rollout, desk.clock.now()) or self._unattended(rollout)
         if why is None and rollout.state is State.ROLLING_BACK and not _is_safe(desk, rollout):
             why = rollout.outcome_reason or "its rollback was begun and is not in force"
+        if why is None and _promotion_is_stuck(desk, rollout):
+            why = "its promotion was committed and not finished"
         if why is not None:
             return self._end(desk, rollout, why)
-        if rollout.state is State.ROLLING_BACK:
+        if rollout.state is not State.RUNNING:
             return None
         try:
             return _drift(desk, rollout)
@@ -179,7 +196,7 @@ class Guardian:
             why = unwatched(rollout, desk.clock.now())
             return None if why is None else self._take_off_unrecorded(desk, rollout, why)
 
-        return findings + self._all([(look, desk, rollout) for rollout in self._remembered.values()])
+        return findings + self._all([partial(_one, look, desk, rollout) for rollout in self._remembered.values()])
 
     def _take_off_unrecorded(self, desk: Desk, rollout: Rollout, why: str) -> Finding | None:
         """None when the safe side has everything already."""
@@ -203,6 +220,7 @@ class Guardian:
             for finding in findings:
                 if self._page_is_due(self._desk, f"page {finding.kind} {finding.subject}"[:250]):
                     _wake(self._desk, finding)
+            tell_guarded(self._desk)
         return findings
 
     def _page_is_due(self, desk: Desk, key: str) -> bool:
@@ -224,9 +242,12 @@ def last_rollout(desk: Desk, service: str) -> Rollout | None:
     return next((rollout for rollout in desk.ledger.history(service, limit=100) if not rollout.dry_run), None)
 
 
-def _one(look: "tuple[Callable[..., Finding | None], Desk, Rollout | str]") -> Finding | None:
-    act, desk, what = look
-    service, subject = (what, what) if isinstance(what, str) else (what.service, what.id)
+_Look = partial["Finding | None"]
+"""``_one`` with what to do, the desk, and the rollout or the service to do it for."""
+
+
+def _one(act: Callable[..., Finding | None], desk: Desk, what: Rollout | str) -> Finding | None:
+    service, subject = _names(what)
     try:
         return act(desk, what)
     except CanaryError as error:
@@ -235,6 +256,34 @@ def _one(look: "tuple[Callable[..., Finding | None], Desk, Rollout | str]") -> F
         # Whatever one service's hook does, the others must be looked at.
         log.exception("%s could not be looked at", subject)
         return Finding(Kind.NOT_SAFE, service, subject, f"{subject} is NOT safe yet: {type(error).__name__}: {error}")
+
+
+def _names(what: Rollout | str) -> tuple[str, str]:
+    """(service, what a finding is about)."""
+    return (what, what) if isinstance(what, str) else (what.service, what.id)
+
+
+def _subject(look: "_Look") -> str:
+    return _names(look.args[2])[1]
+
+
+def _late(look: "_Look", seconds: float) -> Finding | None:
+    """A service without a rollout may have been retired long ago, with its load balancer."""
+    what = look.args[2]
+    if isinstance(what, str):
+        log.info("%s: has no rollout, and its load balancer has not answered for %.0f s", what, seconds)
+        return None
+    sentence = f"{what.id} is NOT known to be safe: its load balancer has not answered for {seconds:.0f} s"
+    return _of(Kind.NOT_SAFE, what, f"{sentence}; it is still being tried")
+
+
+def _promotion_is_stuck(desk: Desk, rollout: Rollout) -> bool:
+    """Whether whoever committed this promotion had more than enough time to finish it."""
+    if rollout.state is not State.PROMOTING:
+        return False
+    trail = desk.ledger.audit_trail(rollout_id=rollout.id)
+    committed = next((entry.at for entry in reversed(trail) if entry.event == "promoting"), 0.0)
+    return desk.clock.now() - committed > _PROMOTION_SECONDS
 
 
 def _drift(desk: Desk, rollout: Rollout) -> Finding | None:
@@ -283,7 +332,9 @@ def _may_be_its_own(rollout: Rollout, seen: Weights) -> bool:
 
 def _wake(desk: Desk, finding: Finding) -> None:
     try:
-        desk.page(finding.service, finding.sentence)
+        # That a rollout was ended has been told as such; people are called for what is left to do.
+        wake = desk.page if finding.safe else desk.wake
+        wake(finding.service, finding.sentence)
     except Exception as error:  # noqa: BLE001  a broken pager must not end the guardian
         log.error("%s: nobody could be woken: %s", finding.subject, error)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from canary_release.core.ports import Clock
-from canary_release.core.problems import LoadBalancerError, MetricSourceError, UnknownTargetError
+from canary_release.core.problems import LedgerError, LoadBalancerError, MetricSourceError, UnknownTargetError
 
 AnswerT = TypeVar("AnswerT")
 
@@ -16,7 +16,8 @@ _LONGEST_PAUSE = 2.0
 def patiently(clock: Clock, ask: Callable[[], AnswerT], *, seconds: float = SECONDS) -> AnswerT:
     """``ask()``, again while it raises, once in any case and for ``seconds`` at most; then its error.
 
-    What is unknown to the other side stays unknown, so that is not asked again.
+    What is unknown to the other side stays unknown, so that is not asked again. ``ask`` must be something that may be
+    done twice: an answer that got lost is no proof that nothing was done.
     """
     began, pause, asked = clock.now(), _FIRST_PAUSE, 0
     while True:
@@ -25,7 +26,7 @@ def patiently(clock: Clock, ask: Callable[[], AnswerT], *, seconds: float = SECO
             return ask()
         except UnknownTargetError:
             raise
-        except (LoadBalancerError, MetricSourceError):
+        except (LedgerError, LoadBalancerError, MetricSourceError):
             if asked > 1 and clock.now() - began + pause >= seconds:
                 raise
         clock.sleep(pause)

@@ -4,9 +4,11 @@ from functools import cache
 from pathlib import Path
 
 from canary_release.control.desk import Desk
+from canary_release.control.late_herald import LateHerald
 from canary_release.control.system_clock import SystemClock
 from canary_release.core.release import Release
 from canary_release.core.release_file import load_release
+from canary_release.figures import AirflowFigures
 from canary_release.hooks import registry
 from canary_release.hooks.ledger_connection import ledger_url
 from canary_release.ledger.store import Ledger
@@ -19,13 +21,16 @@ def open_ledger() -> Ledger:
 
 
 def open_desk() -> Desk:
-    return Desk(
+    desk = Desk(
         ledger=open_ledger(),
         clock=SystemClock(),
         balancer_of=registry.make_load_balancer,
         source_of=lambda release, stable, canary: registry.make_metric_source(release, stable=stable, canary=canary),
         read_release=read_frozen,
     )
+    desk.herald = LateHerald(desk)
+    desk.figures = AirflowFigures()
+    return desk
 
 
 def read_release(path: Path) -> Release:

@@ -14,6 +14,8 @@ from canary_release.core.ports import Clock, KeepsLease, LoadBalancer
 from canary_release.core.problems import (
     ConnectionSettingsError,
     LoadBalancerError,
+    RefusedError,
+    UnknownTargetError,
 )
 from canary_release.core.values import FULL, NONE, Weights
 from canary_release.ledger.records import Rollout
@@ -26,7 +28,10 @@ PAGE_AFTER = 60.0
 PAGE_AGAIN = 300.0
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
-_FIRST_RETRY = 1.0
+# In the first minute nothing counts but the traffic; after that a load balancer that refuses must not be run down.
+EAGER_SECONDS = 60.0
+_FIRST_RETRY = 0.5
+_LONGEST_EAGER_RETRY = 1.0
 _LONGEST_RETRY = 30.0
 
 Page = Callable[[str, str], None]
@@ -60,18 +65,21 @@ class SafeWriter:
         Authority is looked at three times: with the intent, right before the write (this process may have slept in
         between), and after it: a raise that overtook an abort takes itself back.
         """
-        intent = self._ledger.intend_raise(
-            rollout,
-            step=step,
-            weights=weights,
-            why=why,
-            actor=self._actor,
-            at=self._clock.now(),
-            lease_until=lease_until,
+        intent = patiently(
+            self._clock,
+            lambda: self._ledger.intend_raise(
+                rollout,
+                step=step,
+                weights=weights,
+                why=why,
+                actor=self._actor,
+                at=self._clock.now(),
+                lease_until=lease_until,
+            ),
         )
         written = patiently(self._clock, lambda: self._raise_once(rollout, weights, lease_until))
         self._observed(intent, written)
-        self._ledger.may_stand(rollout, at=self._clock.now())
+        patiently(self._clock, lambda: self._ledger.may_stand(rollout, at=self._clock.now()))
         return written
 
     def _raise_once(self, rollout: Rollout, weights: Weights, lease_until: float) -> Written:
@@ -83,6 +91,10 @@ class SafeWriter:
         """Where the load balancer itself can take the canary off, tell it until when it need not."""
         if isinstance(self._balancer, KeepsLease):
             self._balancer.renew_lease(until, rollout.safe_side)
+
+    def end_lease(self, rollout: Rollout) -> None:
+        """Where the load balancer keeps a lease, end it: the rollout's safe side has everything from now on."""
+        self._end_lease(rollout.safe_side)
 
     def to_safe_side(
         self, service: str, rollout: Rollout | None, *, safe: str, other: str, why: str, patience: float | None
@@ -102,8 +114,7 @@ class SafeWriter:
         while True:
             attempts += 1
             try:
-                self._end_lease(safe)
-                written = self._write_and_confirm(weights)
+                written = self._lower_once(weights, safe)
                 break
             except (LoadBalancerError, ConnectionSettingsError) as error:
                 spent = self._clock.now() - began
@@ -116,11 +127,23 @@ class SafeWriter:
                 next_page = spent + PAGE_AGAIN
                 self._wake(service, sentence)
             self._clock.sleep(wait)
-            pause = min(pause * 2, _LONGEST_RETRY)
+            pause = min(pause * 2, _LONGEST_EAGER_RETRY if spent < EAGER_SECONDS else _LONGEST_RETRY)
         done = Written(weights, written.read_back, self._clock.now() - began, written.at, attempts)
         if intent is not None:
             self._observed(intent, done)
         return done
+
+    def _lower_once(self, weights: Weights, safe: str) -> Written:
+        """Either of the two writes moves the traffic, so one that fails does not keep the other from being tried."""
+        trouble: LoadBalancerError | None = None
+        try:
+            self._end_lease(safe)
+        except LoadBalancerError as error:
+            trouble = error
+        written = self._write_and_confirm(weights, insist=True)
+        if trouble is not None:
+            raise trouble
+        return written
 
     def _has_swapped(self, rollout: Rollout, safe: str) -> bool:
         try:
@@ -128,25 +151,48 @@ class SafeWriter:
         except Exception:  # noqa: BLE001  whatever is wrong with the ledger, the side that was named is lowered
             return False
 
-    def confirm_way_back(self) -> Written:
-        """Write the weights that are in force once more and read them back: proof that a rollback can be written."""
-        return self._write_and_confirm(self._balancer.get_weights())
+    def confirm_way_back(self, expected: Weights | None = None) -> Written:
+        """Write the weights that are in force once more and read them back: proof that a rollback can be written.
 
-    def _write_and_confirm(self, weights: Weights) -> Written:
+        expected: what they were when the service was looked at. RefusedError, and nothing is written, when somebody
+        has moved them since then. A load balancer without compare-and-set leaves the time of one call between this
+        look and the write.
+        """
+        seen = self._balancer.get_weights()
+        if expected is not None and seen != expected:
+            raise RefusedError(
+                f"somebody else moved the weights meanwhile: they were {expected} and are {seen}. "
+                "See who did, then start again."
+            )
+        return self._write_and_confirm(seen)
+
+    def _write_and_confirm(self, weights: Weights, *, insist: bool = False) -> Written:
+        """insist: a read-back that fails is asked for again, instead of writing once more."""
         began = self._clock.now()
         self._balancer.set_weights(weights)
         pause = _FIRST_PAUSE
         while True:
-            seen = self._balancer.get_weights()
+            seen = self._read_back(began, insist=insist)
             now = self._clock.now()
             if seen == weights:
-                return Written(weights, seen, now - began, now)
+                return Written(weights, weights, now - began, now)
             if now - began >= READ_BACK_SECONDS:
                 raise LoadBalancerError(
                     f"asked for {weights}; {now - began:.0f} s later the load balancer still says {seen}."
                 )
             self._clock.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def _read_back(self, began: float, *, insist: bool) -> Weights | None:
+        """What the load balancer says; None when it could not be asked and there is still time to."""
+        try:
+            return self._balancer.get_weights()
+        except UnknownTargetError:
+            raise
+        except LoadBalancerError:
+            if not insist or self._clock.now() - began >= READ_BACK_SECONDS:
+                raise
+            return None
 
     def _end_lease(self, safe: str) -> None:
         if isinstance(self._balancer, KeepsLease):

@@ -17,18 +17,19 @@ class Watcher:
     for longer than the lease. Nobody can renew a lease in a ledger that cannot be reached, so an expired one is over.
     """
 
-    def __init__(self, desk: Desk, rollout_id: str, index: int, *, actor: str) -> None:
+    def __init__(self, desk: Desk, rollout_id: str, index: int, *, actor: str, waiting: bool = False) -> None:
         self._desk = desk
         self._rollout_id = rollout_id
         self._index = index
         self._actor = actor
+        self._waiting = waiting
         self._last: Observed | None = None
         self._lease_until = 0.0
 
     def look(self) -> Observed | None:
         """One look; None when it was not possible, which does not renew the lease either."""
         try:
-            seen = observe(self._desk, self._rollout_id, self._index, actor=self._actor)
+            seen = observe(self._desk, self._rollout_id, self._index, actor=self._actor, waiting=self._waiting)
         except LedgerError as error:
             return self._without_ledger(error)
         except CanaryError as error:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from canary_release.control.desk import Desk
 from canary_release.control.safe_writes import Written
+from canary_release.control.telling import tell_ended
 from canary_release.ledger.records import Rollout, State
 
 
@@ -38,6 +39,7 @@ def bring_back(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: 
     now = desk.ledger.rollout(rollout.id)
     state = State.PROMOTED if now.safe_side == now.canary else State.ROLLED_BACK
     ended = desk.ledger.end(now, state, reason=reason, actor=actor, at=written.at)
+    tell_ended(desk, ended, written, actor=actor)
     return BroughtBack(ended, written, f"{ended.id} {ended.state}: {ended.outcome_reason}")
 
 

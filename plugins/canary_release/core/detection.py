@@ -4,10 +4,10 @@ The evidence E of a check rolls back by itself at 1/alpha_i. With the stake w on
 alternatives, E >= w/J sum_j exp(sum of l_j). Neighbouring alternatives climb alike, about sqrt(J) of them together, so
 the best one is certain once the sum of its log e-values has climbed
     B = ln(1/alpha_i) + ln(sqrt(J)/w).
-The sum after n windows has mean m n and variance s^2 n (`expected_growth.py`), so it is over the line with probability
-0.9 when m n - 1.2816 s sqrt(n) >= B. Against the judge on simulated traffic that n is right within a factor of 1.5.
-What cannot be known before is left out: that other checks help, that the stake is put on later windows too, and that
-instances drift during the rollout.
+The sum after n windows has mean m n f and variance s^2 n f, where f is what the noise of instances leaves of it
+(`expected_growth.py`), so it is over the line with probability 0.9 when m n f - 1.2816 s sqrt(n f) >= B. Against the
+judge on simulated traffic that n is right within a factor of 1.5.
+What cannot be known before is left out: that other checks help, and that the stake is put on later windows too.
 """
 
 import math
@@ -16,10 +16,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from canary_release.core.expected_growth import FloatArray, Growth, Place, Situation, quantile_of, situation, unknown
+from canary_release.core.expected_growth import (
+    FloatArray,
+    Growth,
+    Place,
+    Situation,
+    capped,
+    quantile_of,
+    situation,
+    unknown,
+)
 from canary_release.core.guard_rails import BREAKER_ERRORS, BREAKER_RATE, BREAKER_RATIO
 from canary_release.core.mixture import NEEDED, shares_of_alpha
 from canary_release.core.plan import Plan
+from canary_release.core.record import BoolArray
 from canary_release.core.release import Check, CheckKind, Direction, LimitKind, Release, Step
 from canary_release.core.service_traffic import ERROR_RATE, ServiceTraffic
 from canary_release.core.values import plain
@@ -28,6 +38,7 @@ from canary_release.core.weigh import NoiseOf, label, noise_of
 POWER = 0.9
 _Z = 1.2816  # the 90 % point of the normal distribution
 _GRID = 200
+_WINDOWS = np.unique(np.round(np.geomspace(1.0, 1e7, 300)))  # how many windows are tried
 _FINEST = 5000  # windows of a plan that are added up one by one; of longer plans so many strides
 _TIMES_LIMIT = 2.0  # a canary exactly at its limit is allowed, for ever; this many times the limit is what must be seen
 
@@ -213,13 +224,12 @@ def _target(check: Check, traffic: ServiceTraffic) -> float:
 
 
 def _windows_to_see(growth: Growth, barrier: float) -> FloatArray:
-    """m n - z s sqrt(n) = B solved for n, in whole windows, for the quickest alternative, (D,)."""
-    mean, deviation = growth.mean, _Z * np.sqrt(growth.variance)
-    height = barrier + 0.5 * math.log(mean.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        root = (deviation + np.sqrt(deviation**2 + 4.0 * np.maximum(mean, 0.0) * height)) / (2.0 * mean)
-    quickest = np.min(np.where(mean > 1e-12, root, np.inf), axis=1)
-    return np.asarray(np.ceil(quickest**2))
+    """The first n with m n f - z s sqrt(n f) >= B, f what instances leave of it, for the quickest alternative, (D,)."""
+    height = barrier + 0.5 * math.log(growth.mean.shape[1])
+    mean, variance = growth.after(_WINDOWS)
+    spread = _Z * np.sqrt(variance)
+    over: BoolArray = np.any(mean - spread >= height, axis=1)
+    return np.where(np.any(over, axis=1), _WINDOWS[np.argmax(over, axis=1)], np.inf)
 
 
 def _breaker_seconds(asked: _Question, step: Step, effects: FloatArray) -> FloatArray:
@@ -268,6 +278,10 @@ def _place_in_plan(way: Sequence[tuple[Growth, ...]], lengths: Sequence[int], st
     for place in range(min(len(growths) for growths in way)):
         mean = stride * np.cumsum(np.repeat([one[place].mean[0] for one in way], lengths, axis=0), axis=0)
         variance = stride * np.cumsum(np.repeat([one[place].variance[0] for one in way], lengths, axis=0), axis=0)
+        hidden = stride * np.cumsum(np.repeat([one[place].hidden[0] for one in way], lengths, axis=0), axis=0)
+        passed = stride * np.arange(1.0, len(mean) + 1.0)[:, None]
+        left = 1.0 / (1.0 + hidden / (1.0 + way[0][place].fading * passed))
+        mean, variance = capped(mean * left / passed, variance * left / passed, passed)
         height = barrier + 0.5 * math.log(mean.shape[1])
         over = np.flatnonzero((mean - _Z * np.sqrt(variance) >= height).any(axis=1))
         latest = max(latest, float(over[0] + 1) if len(over) else math.inf)

@@ -22,7 +22,7 @@ from canary_release.core.observations import Arms
 from canary_release.core.record import BoolArray, FloatArray
 
 CAP = 5.0  # no single window decides
-HARM_FACTORS = np.geomspace(1.25, 32.0, 8)  # alternatives, as multiples of what is tolerated
+HARM_FACTORS = np.geomspace(1.3, 32.0, 6)  # alternatives, as multiples of what is tolerated
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,12 @@ def best_tilt(ratio: FloatArray, stickiness: FloatArray) -> FloatArray:
 
 
 def tilts(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray:
-    """The tilt s for each alternative "rate a = factor * (theta * rate b + delta)", shape (W, C, J).
+    """ln of ``tilted``, (W, C, J)."""
+    return np.log(tilted(null, factors, phi))
+
+
+def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray:
+    """exp(s), the tilt s for each alternative "rate a = factor * (theta * rate b + delta)", shape (W, C, J).
 
     The one with which evidence grows fastest under the alternative, up to its normalisation: the difference of the
     sides' own best tilts against the nearest null rate p*, which solves
@@ -126,16 +131,25 @@ def tilts(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray:
         nearest = np.maximum((root - linear) / (2.0 * total * theta), 1e-12)
         of_a, of_b = q_a / (theta * nearest + delta), q_b / nearest
     if not stickiness.any():
-        return np.log(of_a / of_b)
-    return best_tilt(of_a, stickiness) - best_tilt(of_b, stickiness)
+        return of_a / of_b
+    # The difference of two best_tilt, with one logarithm less.
+    loose = 1.0 - stickiness
+    root_a, root_b = (np.sqrt(loose * loose + (4.0 * stickiness) * of) for of in (of_a, of_b))
+    ratio = (loose + root_b) / (loose + root_a)
+    return of_a / of_b * (ratio * ratio)
 
 
-def comparison_log_evidence(null: Comparison, tilt: FloatArray, phi: FloatArray) -> FloatArray:
-    """l of the module docstring, shape (W, C, J); zero where a side had no traffic. phi: (C,) or (W, C)."""
+def comparison_log_evidence(
+    null: Comparison, tilt: FloatArray, phi: FloatArray, u: FloatArray | None = None
+) -> FloatArray:
+    """l of the module docstring, shape (W, C, J); zero where a side had no traffic.
+
+    phi: (C,) or (W, C).  u: exp(tilt) where it is known already.
+    """
     stickiness = ((phi - 1.0) / (phi + 1.0))[..., None]
     rho = null.rho
     rho0 = rho * null.theta / (1.0 - rho + rho * null.theta)
-    u = np.exp(tilt)
+    u = np.exp(tilt) if u is None else u
     cost = log_normaliser(u, rho0[..., None], stickiness)
     evidence = tilt * null.a_events[..., None] - (null.a_events + null.b_events)[..., None] * cost
     if null.delta.any():
@@ -144,16 +158,47 @@ def comparison_log_evidence(null: Comparison, tilt: FloatArray, phi: FloatArray)
     return np.where(null.informative[..., None], evidence, 0.0)
 
 
+def burst_log_evidence(null: Comparison, factors: FloatArray, phi: FloatArray, least_phi: FloatArray) -> FloatArray:
+    """Evidence that counts a window with any events of side a once, however large the clump, (W, C, J); factors > 1.
+
+    l = ln(f) [x_a > 0] + x_b ln(v) - n_a delta (1 - q)(f - 1),  v = (1 - r - k)/(1 - r - k r),
+    k = theta rho/(1 - rho) (1 - q)(f - 1): clumps of any size begin as a Poisson process, so that the mean of
+    f^[x_a > 0] is at most exp(clumps (f - 1)), and K(v) = -k takes it back with side b's events at every rate. q is the
+    stickiness of the least, r that of the largest clumps there may be. -inf where no v does.
+    """
+    stickiness, loose = ((phi - 1.0) / (phi + 1.0))[..., None], (2.0 / (least_phi + 1.0))[..., None]
+    rho, theta = null.rho[..., None], null.theta[..., None]
+    cost = theta * rho / np.maximum(1.0 - rho, 1e-12) * loose * (factors - 1.0)
+    possible = (cost < 0.9 * (1.0 - stickiness)) & null.informative[..., None]
+    cost = np.where(possible, cost, 0.0)
+    of_b = np.log((1.0 - stickiness - cost) / (1.0 - stickiness - cost * stickiness))
+    allowance = (null.a_of * null.delta)[..., None] * loose * (factors - 1.0)
+    evidence = np.log(factors) * (null.a_events > 0)[..., None] + null.b_events[..., None] * of_b - allowance
+    return np.where(possible, evidence, -np.inf)
+
+
+def bursts_say_more(
+    null: Comparison, factors: FloatArray, tilt: FloatArray, phi: FloatArray, least_phi: FloatArray
+) -> BoolArray:
+    """Where bursts are expected to say more about harm by these factors than the events themselves, (W, C, J)."""
+    stickiness, loose = ((phi - 1.0) / (phi + 1.0))[..., None], (2.0 / (least_phi + 1.0))[..., None]
+    expected = (null.a_of * (null.theta * null.rate + null.delta))[..., None]
+    of_bursts = -np.expm1(-expected * (1.0 - stickiness) * factors) * np.log(factors)
+    of_bursts -= expected * loose * (factors - 1.0)
+    of_events = expected * (factors * tilt - clump_cumulant(np.exp(tilt), stickiness))
+    return np.asarray(of_bursts > of_events)
+
+
 def limit_log_evidence(
     events: FloatArray, of: FloatArray, limit: FloatArray, tilt: FloatArray, phi: FloatArray
 ) -> FloatArray:
     """Evidence that one side's rate is above ``limit`` (tilt > 0) or below it (tilt < 0), shape (W, C, J).
 
-    l = s x - n limit K(exp(s)), valid for independent and for clumped events. events, of: (W, C); limit, phi: (C,);
-    tilt: (C, J).
+    l = s x - n limit K(exp(s)), valid for independent and for clumped events. events, of: (W, C); limit: (C,) or
+    (W, C); phi: (C,); tilt: (C, J).
     """
     stickiness = ((phi - 1.0) / (phi + 1.0))[:, None]
-    cost = limit[:, None] * clump_cumulant(np.exp(tilt), stickiness)
+    cost = limit[..., None] * clump_cumulant(np.exp(tilt), stickiness)
     return events[..., None] * tilt - of[..., None] * cost
 
 

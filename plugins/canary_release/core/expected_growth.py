@@ -1,8 +1,10 @@
 """How fast a check's evidence is expected to grow when the canary is worse by some effect; nothing is simulated.
 
-Mean and variance of the judge's own log e-value of one window, taken over the counts of that window: normal nodes with
-the counts' mean n q and variance phi n q (1 - q), nine for the canary and three for stable. The log e-values are linear
-in the counts but for their cap and their tempering, so that few nodes are enough.
+Mean and variance of the judge's own log e-value of one window if instances made no noise, taken over the counts of
+that window: normal nodes with the counts' mean n q and variance phi n q (1 - q), nine for the canary and three for
+stable. The log e-values are almost linear in the counts, so that few nodes are enough. What instances take
+away from n windows together is known for normal noise of variance s^2 that lasts T: of evidence m n for an effect d on
+logarithms, which is V n d^2/2, 1/(1 + V n s^2/(1 + n seconds/(2 T))) is left.
 Shapes: D effects, Q pairs of nodes, J alternatives.
 """
 
@@ -17,17 +19,19 @@ from canary_release.core.held_against import (
     Parameters,
     Scene,
     beyond_limit,
+    harm_likelihoods,
     harm_of_change,
-    harm_of_odds,
     noise_columns,
+    odds_likelihoods,
 )
 from canary_release.core.latency_evidence import DEFAULT_SHARES, nearest_edge, tolerated_exceedance
 from canary_release.core.noise import Noise
+from canary_release.core.noise_filter import CAP, of_harm
 from canary_release.core.noise_report import NoiseReport
 from canary_release.core.observations import Arms, Timeline
 from canary_release.core.release import Check, CheckKind, Direction, LimitKind
 from canary_release.core.service_traffic import ERROR_RATE, ServiceTraffic
-from canary_release.core.weigh import NoiseOf, _tolerated, noise_of
+from canary_release.core.weigh import NoiseOf, noise_of, tolerated
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,10 +43,27 @@ _OF_STABLE = np.array([-1.0, 0.0, 1.0]) * math.sqrt(1.5)
 
 @dataclass(frozen=True)
 class Growth:
-    """Mean and variance of the log e-value of one window, (D, J)."""
+    """Mean and variance of the log e-value of one window before its cap, (D, J).
+
+    hidden: V s^2 = 2 m s^2/d^2 of one window, (D, 1): how much larger instances' noise is than chance.
+    fading: seconds/(2 T).
+    """
 
     mean: FloatArray
     variance: FloatArray
+    hidden: FloatArray
+    fading: float = 0.0
+
+    def after(self, windows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance after so many windows (N,), with instances' noise and the cap; both (D, J, N)."""
+        left = 1.0 / (1.0 + self.hidden * windows / (1.0 + self.fading * windows))
+        return capped(self.mean[..., None] * left[:, None], self.variance[..., None] * left[:, None], windows)
+
+
+def capped(mean: FloatArray, variance: FloatArray, windows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sums over windows of which none gives more than the cap, from their averages."""
+    kept = np.minimum(1.0, CAP / np.maximum(mean, 1e-300))
+    return mean * kept * windows, variance * kept * kept * windows
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,12 @@ def situation(check: Check, place: Place, noise: NoiseOf, effects: FloatArray) -
     par = _parameters(check, own)
     ways: list[tuple[Growth, ...]] = []
     if check.max_change is not None or check.absolute is None:
-        ways.append((_grown(arms, share, place, lambda some, rate, scene: harm_of_change(some, rate, par, scene)),))
+        calm, (theta, delta) = par.calm, tolerated(check)
+        allowed = share / theta if check.direction is Direction.HIGHER_IS_BETTER else theta * share + delta
+        grown = _grown(
+            arms, share, place, lambda some, rate, scene: of_harm(harm_likelihoods(some, rate, calm, scene), math.inf)
+        )
+        ways.append((_with_noise(grown, worse, allowed, par, place),))
     if check.absolute is not None:
         limit = min(max(check.absolute.amount, 1e-9), 1.0 - 1e-9)
         ways.append(_limit(arms, share, limit, par, place))
@@ -136,7 +162,22 @@ def _grown(arms: Arms, share: float, place: Place, evidence: Callable[[Arms, Flo
     values = evidence(arms, np.full((rows, 1), share), Scene(_timeline(place, rows), np.zeros(rows), 0.0))
     nodes = len(_OF_CANARY) * len(_OF_STABLE)
     values = values[:, 0].reshape(rows // nodes, nodes, -1)
-    return Growth(values.mean(axis=1), values.var(axis=1))
+    return Growth(values.mean(axis=1), values.var(axis=1), np.zeros((rows // nodes, 1)))
+
+
+def _with_noise(growth: Growth, canary: FloatArray, allowed: float, par: Parameters, place: Place) -> Growth:
+    """The same with what instances take away; canary: its share of bad requests (D,), allowed: what is tolerated."""
+    effect = _log_odds(canary) - _log_odds(np.array(min(max(allowed, 1e-9), 1.0 - 1e-9)))
+    spread = float(par.spread(_timeline(place, 1))[0, 0])
+    known = 2.0 * np.maximum(growth.mean.max(axis=1), 0.0) / np.maximum(effect**2, 1e-12)
+    lasting = float(par.lasting[0])
+    fading = place.seconds / (2.0 * lasting) if lasting > 0 else math.inf
+    return replace(growth, hidden=(known * spread**2)[:, None], fading=fading)
+
+
+def _log_odds(share: FloatArray) -> FloatArray:
+    inside = np.clip(share, 1e-9, 1.0 - 1e-9)
+    return np.asarray(np.log(inside / (1.0 - inside)))
 
 
 def _timeline(place: Place, rows: int) -> Timeline:
@@ -157,7 +198,7 @@ def _timeline(place: Place, rows: int) -> Timeline:
 
 
 def _parameters(check: Check, noise: Noise) -> Parameters:
-    theta, delta = _tolerated(check)
+    theta, delta = tolerated(check)
     higher = np.array([check.direction is Direction.HIGHER_IS_BETTER], dtype=bool)
     return Parameters(np.array([theta]), np.array([delta]), higher, *noise_columns([noise]))
 
@@ -209,12 +250,14 @@ def _slower(check: Check, place: Place, noise: Noise, edge: int, allowed: float,
     arms = _arms(place, place.requests, _slowed(check, edges, exceedance, edge, effects), share, noise.phi)
     odds_ratio = max(1.0, (allowed / (1.0 - allowed)) / (share / (1.0 - share)))
     par = _parameters(Check(check.metric, CheckKind.PROPORTION), noise)
-    return _grown(
-        arms,
-        share,
-        place,
-        lambda some, rate, scene: harm_of_odds(some, rate, np.full_like(rate, odds_ratio), par, scene),
-    )
+    calm = par.calm
+
+    def evidence(some: Arms, rate: FloatArray, scene: Scene) -> FloatArray:
+        ratio = np.full_like(rate, odds_ratio)
+        return of_harm(odds_likelihoods(some, ratio, some.canary_known, calm, scene), math.inf)
+
+    slowed = _slowed(check, edges, exceedance, edge, effects)
+    return _with_noise(_grown(arms, share, place, evidence), slowed, allowed, par, place)
 
 
 def _slowed(check: Check, edges: FloatArray, exceedance: FloatArray, edge: int, effects: FloatArray) -> FloatArray:

@@ -119,6 +119,7 @@ LimitText = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": LIMIT_PATTERN}, {"type": "number", "minimum": 0}]}),
 ]
 WhenDrifted = Annotated[Literal["hold", "adopt", "repair"], word_of("hold", "adopt", "repair")]
+WhenClosed = Annotated[Literal["refuse", "wait"], word_of("refuse", "wait")]
 HoldOrRollBack = Annotated[Literal["hold", "roll_back"], word_of("hold", "roll_back")]
 
 

@@ -1,8 +1,10 @@
 """What the canary is held against: stable with a tolerance, or an absolute limit; evidence for harm and for safety.
 
-Everything is a log e-value a window, (W, C, J). Noise of single instances is met in two ways at once, and the mixture
-bets on both: evidence is tempered by the noise's variance as it adds up over time (found again in any harm, given
-time), and the null is widened by as far as a side's instances wander (large harm is found at once).
+Comparisons with stable are log likelihoods at several places of the instances' noise, (W, C, 1 + J, nodes), the null
+in front, for the filter that follows that noise (`noise_filter.py`). Absolute limits are log e-values a window,
+(W, C, J); the comparison that goes with them meets the noise of instances in two ways at once, and the mixture bets on
+both: evidence is tempered by the noise's variance as it adds up over time, and the null is widened by as far as a
+side's instances wander.
 """
 
 from dataclasses import dataclass
@@ -13,28 +15,37 @@ from canary_release.core.error_evidence import (
     CAP,
     HARM_FACTORS,
     Comparison,
+    burst_log_evidence,
+    bursts_say_more,
     comparison_log_evidence,
     limit_log_evidence,
     limit_tilts,
     orient,
     tempered,
+    tilted,
     tilts,
 )
-from canary_release.core.latency_evidence import ODDS_FACTORS, odds_log_evidence
+from canary_release.core.latency_evidence import ODDS_FACTORS, odds_log_likelihood
 from canary_release.core.mixture import PASS_WINDOWS
 from canary_release.core.noise import Noise
+from canary_release.core.noise_filter import NODES, SPACING
 from canary_release.core.observations import Arms, Timeline
 from canary_release.core.record import BoolArray, FloatArray, IntArray
 from canary_release.core.running_sums import StepTotal
 
 WIDE_FACTORS = np.geomspace(1.3, 10.0, 4)  # alternatives to a null that is widened already
-WIDE_ODDS_FACTORS = np.geomspace(1.15, 8.0, 4)
 # Standard deviations that the null is widened by for what instances do together. Evidence only grows some way beyond
 # the null, and noise seldom stays so far out; 2 gave 1 % false rollbacks on the noisiest services, 2.3 a tenth of that.
 WANDER = 2.3
-PASS_WANDER = 1.6  # the same for a promotion, which may be wrong in one case of twenty
-SAFE_ALTERNATIVES = np.linspace(0.0, 1.0, 6)
-SAFE_WIDE_ALTERNATIVES = np.linspace(0.25, 0.9, 3)
+FEWEST_CLUMPED = 1.5  # phi from which clumps are worth telling from events
+LONGEST_CLUMP = 10.0  # seconds
+SAFE_PARTS = np.array([0.5, 0.8, 1.0])  # of the way from what may not be promoted to stable, on logarithms
+SAFER = 0.5  # and one alternative beyond
+SAFE_ALTERNATIVES = len(SAFE_PARTS) + 1
+# How far beyond stable's recorded rate errors must be once there is no stable traffic to compare with: another time of
+# day and incidents of the whole service stay within it.
+ALONE_FACTOR = 2.0
+ALONE_DEVIATIONS = 3.0  # of the recorded rate itself
 SAFE_LIMIT_FACTORS = np.geomspace(0.1, 0.98, 6)
 
 
@@ -65,6 +76,7 @@ class Parameters:
     phi: FloatArray
     drift: FloatArray
     wander: FloatArray
+    least_phi: FloatArray
 
     def __getitem__(self, columns: IntArray) -> "Parameters":
         return Parameters(*(getattr(self, name)[..., columns] for name in self.__dataclass_fields__))
@@ -73,7 +85,27 @@ class Parameters:
     def plain(self) -> "Parameters":
         """The same without any tolerance."""
         ones = np.ones_like(self.theta)
-        return Parameters(ones, 0.0 * ones, self.higher, self.phi, self.drift, self.wander)
+        return Parameters(ones, 0.0 * ones, self.higher, self.phi, self.drift, self.wander, self.least_phi)
+
+    def spread(self, time: Timeline) -> FloatArray:
+        """Standard deviation of how much worse instances make the canary look in a window, (W, C)."""
+        within = np.minimum(self.wander**2, self.drift / time.seconds[:, None])
+        return np.sqrt(time.instance_noise[:, None] * within)
+
+    def persistence(self, time: Timeline) -> FloatArray:
+        """How much of the instances' noise is left a window later, (W, C)."""
+        return np.exp(-time.seconds[:, None] / np.maximum(self.lasting, 1e-9))
+
+    @property
+    def lasting(self) -> FloatArray:
+        """Seconds until the noise of instances is forgotten to 1/e."""
+        return np.asarray(self.drift / np.maximum(2.0 * self.wander**2, 1e-300))
+
+    @property
+    def calm(self) -> "Parameters":
+        """The same if instances made no noise."""
+        none = np.zeros_like(self.drift)
+        return Parameters(self.theta, self.delta, self.higher, self.phi, none, none, self.least_phi)
 
     @property
     def noisy(self) -> bool:
@@ -88,12 +120,13 @@ class Parameters:
         return np.exp(np.minimum(wander * np.sqrt(time.instance_noise)[:, None] * self.wander, 20.0))
 
 
-def noise_columns(noises: list[Noise]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """phi, drift and wander, each (C,)."""
+def noise_columns(noises: list[Noise]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """phi, drift, wander and least_phi, each (C,)."""
     return (
         np.array([noise.phi for noise in noises]),
         np.array([noise.drift for noise in noises]),
         np.array([noise.wander for noise in noises]),
+        np.array([noise.least_phi for noise in noises]),
     )
 
 
@@ -110,47 +143,87 @@ def harm_of_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) 
     return _masked(single, arms.seen)
 
 
-def harm_of_odds(arms: Arms, rate: FloatArray, odds_ratio: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
-    """Evidence against "no slower than tolerated", (W, C, J); rate is nan where nothing is known yet."""
-    phi = par.phi[..., None]
-    known = np.nan_to_num(rate, nan=0.5)
-    single = odds_log_evidence(arms, rate, odds_ratio, ODDS_FACTORS) / phi
-    single = tempered(single, arms, known, par.variance(scene.time))
-    if par.noisy:
-        wide = odds_ratio * par.widening(scene.time)
-        beyond = odds_log_evidence(arms, rate, wide, WIDE_ODDS_FACTORS) / phi
-        single = np.concatenate((single, np.minimum(beyond, CAP)), axis=-1)
-    return single
+def harm_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
+    """Log likelihoods of "as bad as tolerated" and of each harm, given instances' noise, (W, C, 1 + J, nodes)."""
+    null = orient(arms, par.theta, par.delta, rate, par.higher)
+    logs, shape = _with_instances(np.log(HARM_FACTORS), par, scene)
+    factors = np.exp(logs)
+    u = tilted(null, factors, par.phi)
+    tilt = np.log(u)
+    single = comparison_log_evidence(null, tilt, par.phi, u).reshape(shape)
+    if (par.least_phi > FEWEST_CLUMPED).any():
+        _count_bursts(single, null, factors.reshape(shape), tilt.reshape(shape), par, scene)
+    return _softened(single, arms, par, scene)
 
 
-def safe_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
-    """Evidence against "worse than may be promoted", (W, C, J).
+def _count_bursts(
+    single: FloatArray, null: Comparison, factors: FloatArray, tilt: FloatArray, par: Parameters, scene: Scene
+) -> None:
+    """Where it says more, evidence of harm is read from windows with any events, in place; (W, C, 1 + J, nodes).
 
-    What may be promoted is the larger of the check's own tolerance and the harm budget at the next weight.
+    Only in windows so long that a clump of retries seldom lasts for several.
+    """
+    middle = tilt[:, :, 1:].mean(axis=-1)
+    better = bursts_say_more(null, HARM_FACTORS, middle, par.phi, par.least_phi)
+    better &= (scene.time.seconds >= LONGEST_CLUMP)[:, None, None]
+    if not better.any():
+        return
+    harms = factors[:, :, 1:].reshape(*null.rate.shape, -1)
+    bursts = burst_log_evidence(null, np.maximum(harms, 1.0), par.phi, par.least_phi).reshape(factors[:, :, 1:].shape)
+    better &= np.isfinite(bursts).all(axis=-1)
+    single[:, :, 1:] = np.where(better[..., None], bursts, single[:, :, 1:])
+
+
+def odds_likelihoods(arms: Arms, odds_ratio: FloatArray, known: BoolArray, par: Parameters, scene: Scene) -> FloatArray:
+    """The same for "as slow as tolerated", odds_c = odds_ratio odds_b; zero where stable's past is not known (W, 1)."""
+    logs, shape = _with_instances(np.log(ODDS_FACTORS), par, scene)
+    single = odds_log_likelihood(arms, odds_ratio, logs) / par.phi[..., None]
+    return np.where(known[..., None, None], _softened(single.reshape(shape), arms, par, scene), 0.0)
+
+
+def _with_instances(harms: FloatArray, par: Parameters, scene: Scene) -> tuple[FloatArray, tuple[int, ...]]:
+    """Logarithms of the tolerated and of each harm with what instances make of it, and the shape with nodes apart.
+
+    harms: logarithms, (J,) or (W, C, J).  The first result is (W, C, (1 + J) nodes).
+    """
+    spread = par.spread(scene.time)
+    harms = np.broadcast_to(harms, (*spread.shape, harms.shape[-1]))
+    both = np.concatenate((np.zeros_like(harms[..., :1]), harms), axis=-1)
+    logs = both[..., None] + np.minimum(spread, 2.0)[..., None, None] * NODES
+    return logs.reshape(*spread.shape, -1), logs.shape
+
+
+def _softened(single: FloatArray, arms: Arms, par: Parameters, scene: Scene) -> FloatArray:
+    """Counts so many that they tell places of the filter apart are made less of; unknown windows say nothing."""
+    factor = 1.0 / (1.0 + information(arms, par) * (SPACING * par.spread(scene.time)) ** 2)
+    return np.where(arms.comparable[..., None, None], single * factor[..., None, None], 0.0)
+
+
+def information(arms: Arms, par: Parameters) -> FloatArray:
+    """What a window's counts tell of the logarithm of the ratio of the sides' odds, (W, C)."""
+    total = np.maximum(arms.canary_of + arms.stable_of, 1.0)
+    share = arms.canary_of / total
+    rate = (arms.canary_events + arms.stable_events) / total
+    return np.asarray(total * share * (1.0 - share) * rate * (1.0 - rate) / par.phi)
+
+
+def safe_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
+    """Log likelihoods of "as bad as may be promoted" and of each smaller harm, (W, C, 1 + J, nodes).
+
+    What may be promoted is the larger of the check's own tolerance and the harm budget at the next weight. Alternatives
+    lie around stable's own rate.
     """
     own = orient(arms, par.theta, par.delta, rate, par.higher)
     ratio = np.broadcast_to(scene.safe_ratio[:, None], rate.shape)
     larger = own.theta * own.rate + own.delta >= ratio * own.rate
     theta, delta = np.where(larger, own.theta, ratio), np.where(larger, own.delta, 0.0)
-    single = tempered(_safe(own, theta, delta, par, SAFE_ALTERNATIVES), arms, rate, par.variance(scene.time))
-    if par.noisy:
-        wide = par.widening(scene.time, PASS_WANDER)
-        within = _safe(own, theta / wide, delta / wide, par, SAFE_WIDE_ALTERNATIVES)
-        single = np.concatenate((single, np.minimum(within, CAP)), axis=-1)
-    return _masked(single, arms.seen)
-
-
-def safe_alternatives(par: Parameters) -> int:
-    """J of ``safe_change``."""
-    return len(SAFE_ALTERNATIVES) + (len(SAFE_WIDE_ALTERNATIVES) if par.noisy else 0)
-
-
-def _safe(own: Comparison, theta: FloatArray, delta: FloatArray, par: Parameters, places: FloatArray) -> FloatArray:
-    """Alternatives from a quarter of stable's rate up to almost as bad as the null allows."""
     null = Comparison(own.a_events, own.a_of, own.b_events, own.b_of, theta, delta, own.rate)
-    lowest = np.minimum(np.log(0.25 * null.rate / (theta * null.rate + delta)), np.log(0.5))
-    factors = np.exp(lowest[..., None] + (np.log(0.98) - lowest)[..., None] * places)
-    return comparison_log_evidence(null, tilts(null, factors, par.phi), par.phi)
+    alike = np.minimum(np.log(null.rate / (theta * null.rate + delta)), np.log(0.95))[..., None]
+    harms = np.concatenate((SAFE_PARTS * alike, alike - SAFER), axis=-1)
+    logs, shape = _with_instances(harms, par, scene)
+    u = tilted(null, np.exp(logs), par.phi)
+    single = comparison_log_evidence(null, np.log(u), par.phi, u)
+    return _softened(single.reshape(shape), arms, par, scene)
 
 
 def beyond_limit(arms: Arms, par: Parameters, limit: FloatArray) -> FloatArray:
@@ -174,6 +247,40 @@ def _limit_evidence(arms: Arms, par: Parameters, limit: FloatArray, factors: Flo
 
 def _masked(single: FloatArray, seen: BoolArray) -> FloatArray:
     return np.where(seen[..., None], single, 0.0)
+
+
+class Recorded:
+    """Evidence against the rate that stable had when it last had traffic, while the canary has all of it.
+
+    Weaker than a comparison of the same seconds, so nothing counts before the canary is beyond its tolerance on top of
+    twice the upper end of what stable had. Only for events that are bad and rare; others are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._base: FloatArray | None = None
+        self._alone = False
+
+    def extend(self, single: FloatArray, arms: Arms, past: FloatArray, par: Parameters, time: Timeline) -> FloatArray:
+        """``single`` (W, C, J) with the windows exchanged in which the canary was alone.
+
+        past: stable's events and requests before each window, (W, C, 2).
+        """
+        came = time.alone & ~np.concatenate(([self._alone], time.alone[:-1]))
+        rows = np.maximum.accumulate(np.where(came, np.arange(len(came)) + 1, 0))
+        carried = np.zeros_like(past[:1]) if self._base is None else self._base
+        base = np.concatenate((carried, past))[rows]
+        self._base, self._alone = base[-1:], bool(time.alone[-1])
+        if not time.alone.any():
+            return single
+        events, of = base[..., 0], base[..., 1]
+        highest = (events + ALONE_DEVIATIONS * np.sqrt(par.phi * (events + 1.0))) / np.maximum(of, 1.0)
+        limit = par.widening(time) * par.theta * ALONE_FACTOR * highest + par.delta
+        usable = time.alone[:, None] & (of > 0) & (limit < 0.5) & ~par.higher & arms.canary_known
+        tilt = limit_tilts(np.broadcast_to(HARM_FACTORS, (len(par.phi), len(HARM_FACTORS))), par.phi)
+        found = limit_log_evidence(arms.canary_events, arms.canary_of, limit, tilt, par.phi)
+        exchanged = np.full(single.shape, -50.0)
+        exchanged[..., : found.shape[-1]] = np.minimum(found, CAP)
+        return np.where(usable[..., None], exchanged, single)
 
 
 class Promotable:

@@ -12,6 +12,7 @@ class Noise:
     tau2: variance of the slow relative noise of one instance in windows of ``window`` seconds, as it adds up over many
         of them: 2 deviation^2 T/window for noise that lasts T seconds. Divided by the number of instances when used,
         and by the ratio of the lengths for windows of other lengths.
+    least_phi: a lower bound of phi: clumps that are surely there, so that their errors can be counted as one.
     deviation: how far one instance's own rate wanders, as a standard deviation of its logarithm; None: as far as tau2
         allows, which is true of noise that lasts longer than half a window.
 
@@ -20,9 +21,10 @@ class Noise:
     """
 
     phi: float = 6.0
-    tau2: float = 0.3
+    tau2: float = 2.4
     deviation: float | None = 0.3
     window: float = 30.0
+    least_phi: float = 1.0
 
     def __post_init__(self) -> None:
         if not (1.0 <= self.phi < math.inf and 0.0 <= self.tau2 < math.inf):
@@ -49,4 +51,4 @@ class Noise:
 
 
 DEFAULT_NOISE = Noise()
-DEFAULT_LATENCY_NOISE = Noise(phi=2.0)  # slow requests do not come in the clumps that retries make of errors
+DEFAULT_LATENCY_NOISE = Noise(phi=2.0, tau2=0.4)  # slow requests do not come in the clumps that retries make of errors

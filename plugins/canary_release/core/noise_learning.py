@@ -26,7 +26,7 @@ FEWEST_EVENTS = 20.0  # below it nothing is learned, and the defaults hold
 FEWEST_WINDOWS = 20
 PRIOR_EVENTS = 10.0  # a prior of phi = 3 with the weight of so many events
 EVENTS_A_STRETCH = 100.0
-SAFETY = 1.5  # by which the variance of slow noise is multiplied
+SAFETY = 1.25  # by which the variance of slow noise, as it adds up, is multiplied
 LARGEST_PHI, LARGEST_TAU2 = 200.0, 100.0
 
 
@@ -149,16 +149,27 @@ def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None
     expected = rate * of
     variance = expected * (1.0 - rate) * (1.0 - share)
     strength = (expected * (1.0 - rate)) ** 2 * (1.0 - share)
-    phi = _clumps(events - expected, variance)
+    phi, least = _clumps(events - expected, variance)
     tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
-    return Noise(_upper(phi, float(variance.sum())), min(tau2, LARGEST_TAU2), deviation, seconds)
+    number = float(variance.sum())
+    return Noise(_upper(phi, number), min(tau2, LARGEST_TAU2), deviation, seconds, _lower(least, number))
 
 
-def _clumps(residual: FloatArray, variance: FloatArray) -> float:
-    """phi from the differences of neighbouring windows."""
-    squares = 0.5 * float((np.diff(residual, axis=0) ** 2).sum())
-    chance = 0.5 * float((variance[1:] + variance[:-1]).sum())
-    return min(max(1.0, (squares + 3.0 * PRIOR_EVENTS) / (chance + PRIOR_EVENTS)), LARGEST_PHI)
+def _clumps(residual: FloatArray, variance: FloatArray) -> tuple[float, float]:
+    """phi, and a lower value, from the differences of neighbouring windows, less what slow noise adds to them.
+
+    Slow noise of persistence a adds A (1 - a) to windows next to each other and A (1 - a^2) to the next but one. Taken
+    off is their difference over a: with a = 1 never too much, with a = 0.3 hardly ever too little.
+    """
+    near, far = (_differences(residual, variance, apart) for apart in (1, 2))
+    slow = max(far - near, 0.0)
+    return min(max(1.0, near - slow), LARGEST_PHI), min(max(1.0, near - slow / 0.3), LARGEST_PHI)
+
+
+def _differences(residual: FloatArray, variance: FloatArray, apart: int) -> float:
+    squares = 0.5 * float(((residual[apart:] - residual[:-apart]) ** 2).sum())
+    chance = 0.5 * float((variance[apart:] + variance[:-apart]).sum())
+    return (squares + 3.0 * PRIOR_EVENTS) / (chance + PRIOR_EVENTS)
 
 
 def _clumps_of_neighbours(events: FloatArray, of: FloatArray) -> float:
@@ -182,6 +193,10 @@ def _upper(phi: float, events: float) -> float:
     return phi * (1.0 + float(np.sqrt(5.0 * phi / (events + PRIOR_EVENTS))))
 
 
+def _lower(phi: float, events: float) -> float:
+    return 1.0 + (phi - 1.0) * max(0.0, 0.85 - float(np.sqrt(5.0 * phi / (events + PRIOR_EVENTS))))
+
+
 def _wander(
     residual: FloatArray, variance: FloatArray, weight: FloatArray, strength: FloatArray, phi: float
 ) -> tuple[float, float]:
@@ -203,7 +218,10 @@ def _wander(
             deviation2 = upper
         sure = sure or 2.0 * doubt * max(squares, chance) / base <= max(found, 0.01)
         length *= 2
-    return SAFETY * max(largest, 0.0), float(np.sqrt(min(deviation2, 4.0)))
+    tau2 = SAFETY * max(largest, 0.0)
+    # Slow noise is seen only a few times, however many windows there are.
+    seen = max(residual.size * deviation2 / max(tau2, 1e-12), 2.0)
+    return tau2, float(np.sqrt(min(deviation2 * (1.0 + np.sqrt(2.0 / min(seen, residual.size))), 4.0)))
 
 
 def _blocks(values: FloatArray, length: int) -> FloatArray:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from canary_release.core.problems import LedgerError, RefusedError
 from canary_release.core.release import Approval, Release, Step, WhenUndecided
+from canary_release.core.release_calendar import longest_until_seen
 from canary_release.core.suggest import did_you_mean, listed, shown
 from canary_release.core.units import show_duration, show_percent
 from canary_release.core.values import FULL, plain
@@ -41,6 +42,12 @@ class Plan:
         """The canary's shares in percent, rising."""
         return tuple(step.weight for step in self.weight_steps)
 
+    def approval_before(self, index: int) -> Approval | None:
+        """The approval that the weight step ``index`` needs before it may begin."""
+        at = [place for place, step in enumerate(self.steps) if isinstance(step, Step)][index]
+        before = self.steps[at - 1] if at else None
+        return before if isinstance(before, Approval) else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; decimals as texts, so that 0.1 % comes back as 0.1 %."""
         return {
@@ -70,7 +77,7 @@ def make_plan(release: Release, *, profile: str | None = None, steps: str | None
     """The plan of a profile (default: the file's own steps), or of some of its weights.
 
     steps: weights such as ``5,100`` in rising order, out of the profile's own, ending with 100. All approvals stay,
-    each before the next weight that is kept. RefusedError for anything else.
+    each before the next weight that is kept; two of the same people that meet are one. RefusedError for anything else.
     """
     name = profile or STANDARD
     known = {STANDARD: release.steps, **release.profiles}
@@ -81,9 +88,7 @@ def make_plan(release: Release, *, profile: str | None = None, steps: str | None
     return Plan(
         steps=chosen,
         shortest_seconds=sum(_shortest(release, step) for step in chosen if isinstance(step, Step)),
-        longest_seconds=sum(
-            max(step.bake, step.extend_up_to) if isinstance(step, Step) else step.timeout for step in chosen
-        ),
+        longest_seconds=sum(longest(release, step) if isinstance(step, Step) else step.timeout for step in chosen),
         profile=name,
     )
 
@@ -100,7 +105,36 @@ def _picked(service: str, steps: Sequence[Step | Approval], wanted: str) -> tupl
         raise RefusedError(f"{service}: {listed(foreign)} is no weight of its release file; {cure}.")
     if weights != sorted(set(weights)) or weights[-1] != FULL:
         raise RefusedError(f"{service}: {shown(wanted)} does not rise to 100; {cure}.")
-    return tuple(step for step in steps if isinstance(step, Approval) or step.weight in weights)
+    return _one_question_each(service, [step for step in steps if isinstance(step, Approval) or step.weight in weights])
+
+
+def _one_question_each(service: str, steps: Sequence[Step | Approval]) -> tuple[Step | Approval, ...]:
+    """Approvals that meet because the weights between them were left out, as the stricter of both."""
+    kept: list[Step | Approval] = []
+    for step in steps:
+        last = kept[-1] if kept else None
+        if not isinstance(step, Approval) or not isinstance(last, Approval):
+            kept.append(step)
+            continue
+        if set(step.by) != set(last.by):
+            raise RefusedError(
+                f"{service}: without the weights between them the approvals by {listed(last.by)} and by "
+                f"{listed(step.by)} would meet; keep a weight between them."
+            )
+        kept[-1] = Approval(
+            by=step.by,
+            timeout=min(step.timeout, last.timeout),
+            on_timeout="roll_back" if "roll_back" in (step.on_timeout, last.on_timeout) else "hold",
+            not_by_starter=step.not_by_starter or last.not_by_starter,
+        )
+    return tuple(kept)
+
+
+def longest(release: Release, step: Step) -> float:
+    """The longest bake of a step in seconds, as far as no person holds it."""
+    peak = release.calendar.peak
+    until_peak = longest_until_seen(peak) if step.must_contain_peak and peak is not None else 0.0
+    return max(step.bake, step.extend_up_to, until_peak)
 
 
 def _shortest(release: Release, step: Step) -> float:
@@ -111,7 +145,7 @@ def _shortest(release: Release, step: Step) -> float:
 
 def _step_to_json(step: Step | Approval) -> dict[str, Any]:
     if isinstance(step, Approval):
-        return {"approve": {"by": list(step.by), "timeout": step.timeout, "on_timeout": step.on_timeout}}
+        return {"approve": asdict(step) | {"by": list(step.by)}}
     return {
         "weight": plain(step.weight),
         "bake": step.bake,
@@ -119,13 +153,19 @@ def _step_to_json(step: Step | Approval) -> dict[str, Any]:
         "min_requests": step.min_requests,
         "undecided": str(step.when_undecided),
         "extend_up_to": step.extend_up_to,
+        "must_contain_peak": step.must_contain_peak,
     }
 
 
 def _step_from_json(value: Mapping[str, Any]) -> Step | Approval:
     if "approve" in value:
         approve = value["approve"]
-        return Approval(tuple(approve["by"]), float(approve["timeout"]), str(approve["on_timeout"]))
+        return Approval(
+            by=tuple(approve["by"]),
+            timeout=float(approve["timeout"]),
+            on_timeout=str(approve["on_timeout"]),
+            not_by_starter=bool(approve.get("not_by_starter", False)),
+        )
     return Step(
         weight=Decimal(value["weight"]),
         bake=float(value["bake"]),
@@ -133,6 +173,7 @@ def _step_from_json(value: Mapping[str, Any]) -> Step | Approval:
         min_requests=int(value["min_requests"]),
         when_undecided=WhenUndecided(value["undecided"]),
         extend_up_to=float(value["extend_up_to"]),
+        must_contain_peak=bool(value.get("must_contain_peak", False)),
     )
 
 
@@ -149,6 +190,7 @@ def render_plan(release: Release, plan: Plan, *, detects: Sequence[str] | None =
     for step in plan.steps:
         if isinstance(step, Approval):
             waits = f"{', '.join(step.by)}; after {show_duration(step.timeout)}: {step.on_timeout}"
+            waits += "; not by who started it" if step.not_by_starter else ""
             rows.append(["", "approval", waits])
         else:
             rows.append([str(number + 1), *_cells(release, step), *notes[number]])
@@ -162,6 +204,8 @@ def _cells(release: Release, step: Step) -> list[str]:
     undecided = str(step.when_undecided)
     if step.when_undecided is WhenUndecided.EXTEND:
         undecided += f" to {show_duration(step.extend_up_to)}"
+    if step.must_contain_peak:
+        undecided += ", sees the peak"
     least = str(step.min_requests) if step.min_requests else "-"
     soonest = show_duration(_shortest(release, step))
     return [show_percent(step.weight), show_duration(step.bake), soonest, least, undecided]

@@ -66,3 +66,36 @@ class KeepsLease(Protocol):
 
     def end_lease(self, safe: str) -> None:
         """It gives everything to ``safe`` at once and for good: after a rollback, and after a promotion."""
+
+
+@runtime_checkable
+class ForcesCanary(Protocol):
+    """A load balancer that can let chosen requests reach the canary whatever its weight."""
+
+    def forced_by(self, canary: str) -> str:
+        """What such a request carries, in the load balancer's words, as it is configured now.
+
+        Raises UnknownTargetError, with the cure, when no request is forced to ``canary``; LoadBalancerError.
+        """
+
+
+@runtime_checkable
+class KeepsClients(Protocol):
+    """A load balancer that can keep a client on the side that it met first."""
+
+    def sticky_by(self) -> str:
+        """What it knows a client by, such as ``cookie version``, as it is configured now.
+
+        Raises UnknownTargetError, with the cure, when every request is shared out anew; LoadBalancerError.
+        """
+
+
+@runtime_checkable
+class Mirrors(Protocol):
+    """A load balancer that can send copies of requests to the canary and throw the answers away."""
+
+    def mirrored_to(self, canary: str) -> str:
+        """Who gets the copies and how many, as it is configured now.
+
+        Raises UnknownTargetError, with the cure, when none go to ``canary``; LoadBalancerError.
+        """

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from canary_release.core.calendar_model import FreezeBlock, PeakBlock, WindowBlock
 from canary_release.core.check_model import CheckBlock
 from canary_release.core.field_types import Block, Misfit
+from canary_release.core.hook_model import CallHookBlock, HttpBlock, StepHookBlock
+from canary_release.core.notice_model import LinksBlock, NotifyBlock
 from canary_release.core.release_model import (
     ApprovalBlock,
     ApprovalStepBlock,
@@ -17,7 +20,6 @@ from canary_release.core.release_model import (
     NoDataBlock,
     ReleaseBlock,
     StepBlock,
-    WindowBlock,
 )
 from canary_release.core.strict_yaml import Document, Path
 from canary_release.core.suggest import closest, did_you_mean, listed, shown
@@ -37,8 +39,17 @@ _BLOCKS: dict[str | int, type[Block]] = {
     "<budget>": EarlyPromotionBlock,
     "load_balancer": LoadBalancerBlock,
     "metrics": MetricsBlock,
+    "notify": NotifyBlock,
+    "links": LinksBlock,
+    "freeze": FreezeBlock,
+    "peak": PeakBlock,
+    "before": StepHookBlock,
+    "before_step": StepHookBlock,
+    "after": CallHookBlock,
+    "on_rollback": CallHookBlock,
+    "http": HttpBlock,
 }
-_TAGS = {"<step>", "<approval>", "<flag>", "<budget>"}
+_TAGS = {"<step>", "<approval>", "<flag>", "<budget>", "<window>", "<windows>", "<none>"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def _in_our_words(one: Any) -> Iterator[Problem]:
     path = _plain_path(one["loc"])
     match one["type"]:
         case "missing":
-            yield Problem(path, f"is missing; needed: {_block(one['loc']).model_fields[one['loc'][-1]].description}")
+            yield Problem(path, f"is missing; needed: {_described(one['loc'])}")
         case "extra_forbidden":
             allowed = _allowed(one["loc"])
             yield Problem(path, unknown_key(str(one["loc"][-1]), allowed))
@@ -168,6 +179,12 @@ def _block(loc: Sequence[str | int]) -> type[Block]:
     return next((_BLOCKS[part] for part in reversed(loc[:-1]) if part in _BLOCKS), ReleaseBlock)
 
 
+def _described(loc: Sequence[str | int]) -> str:
+    named = {field.alias or name: field.description for name, field in _block(loc).model_fields.items()}
+    return str(named[str(loc[-1])])
+
+
 def _allowed(loc: Sequence[str | int]) -> list[str]:
     block = _block(loc)
-    return [*block.model_fields, *(["approve"] if block is StepBlock else [])]
+    keys = [field.alias or name for name, field in block.model_fields.items()]
+    return [*keys, *(["approve"] if block is StepBlock else [])]

@@ -3,6 +3,7 @@
 Durations are seconds, shares are percent as decimals, limits carry their unit in their kind.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -71,7 +72,10 @@ class WhenUndecided(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One weight of the plan. weight: percent. bake, min_bake, extend_up_to: seconds. min_requests: on the canary."""
+    """One weight of the plan. weight: percent. bake, min_bake, extend_up_to: seconds. min_requests: on the canary.
+
+    must_contain_peak: the bake lasts until it has seen the service's peak hours.
+    """
 
     weight: Decimal
     bake: float
@@ -79,15 +83,29 @@ class Step:
     min_requests: int = 0
     when_undecided: WhenUndecided = WhenUndecided.ADVANCE
     extend_up_to: float = 0.0
+    must_contain_peak: bool = False
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Someone must say yes before the next step. on_timeout is ``roll_back`` or ``hold``, never approve."""
+    """Someone must say yes before the next step. on_timeout is ``roll_back`` or ``hold``, never approve.
+
+    not_by_starter: whoever started the rollout may not be the one who approves.
+    """
 
     by: tuple[str, ...]
     timeout: float
     on_timeout: str = "roll_back"
+    not_by_starter: bool = False
+
+
+class Ability(StrEnum):
+    """What only some load balancers can do."""
+
+    LEASE = "lease"  # takes the canary off by itself when nobody renews its lease
+    FORCED_CANARY = "forced_canary"  # a header or cookie reaches the canary whatever its weight
+    STICKY = "sticky"  # a client stays on the side that it met
+    MIRROR = "mirror"  # copies of requests go to the canary, their answers nowhere
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class Target:
 
 @dataclass(frozen=True)
 class ReleaseWindow:
-    """When a rollout may start: weekday numbers (0 = Monday), local minutes of the day, an IANA time zone."""
+    """Hours of the week: weekday numbers (0 = Monday), local minutes of the day, an IANA time zone."""
 
     days: tuple[int, ...]
     start_minute: int
@@ -110,14 +128,109 @@ class ReleaseWindow:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """No release from ``start`` to just before ``end``, in seconds since the epoch. why: in the team's own words."""
+
+    start: float
+    end: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """When traffic may be given to a canary; taking it away is never held back.
+
+    windows: it is open while any of them is; without one always.  freezes: closed, whatever the windows say.
+    when_closed: what a start does while it is closed, ``refuse`` or ``wait``.
+    allow_finish: a rollout that has begun goes on while it is closed; otherwise its next raise waits.
+    cooldown: seconds after a rollback in which no rollout starts.
+    peak: the service's busiest hours, for steps whose bake must contain them.
+    """
+
+    windows: tuple[ReleaseWindow, ...] = ()
+    freezes: tuple[Freeze, ...] = ()
+    when_closed: str = "refuse"
+    allow_finish: bool = False
+    cooldown: float = 0.0
+    peak: ReleaseWindow | None = None
+
+
+class Moment(StrEnum):
+    """When something outside is called."""
+
+    BEFORE = "before"  # the service is taken, nobody is exposed
+    BEFORE_STEP = "before_step"  # before every raise
+    AFTER = "after"  # promoted
+    ON_ROLLBACK = "on_rollback"  # the safe side has everything again
+
+
+@dataclass(frozen=True)
+class HttpCall:
+    """A request to the server of an Airflow connection. body: JSON, empty for none."""
+
+    connection: str
+    method: str
+    path: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What is called around a rollout: a DAG with its conf, or an HTTP request; one of them.
+
+    timeout: seconds for one attempt.  retries: attempts after a failed one.  rolls_back: whether its failure ends the
+    rollout.  Texts of conf and body that are a placeholder such as ``{version}`` as a whole are filled in.
+    """
+
+    dag: str = ""
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    http: HttpCall | None = None
+    timeout: float = 600.0
+    retries: int = 0
+    rolls_back: bool = True
+
+    @property
+    def what(self) -> str:
+        """``DAG deploy_checkout`` or ``POST /warm at deployer``."""
+        return f"{self.http.method} {self.http.path} at {self.http.connection}" if self.http else f"DAG {self.dag}"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Who is told what: via is a way of sending, ``to`` what it needs beyond its connection, on the events it hears."""
+
+    via: str
+    connection: str
+    to: str
+    on: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The same for the same receiver, whatever it hears: nobody is told the same thing twice."""
+        return " ".join(filter(None, (self.via, self.connection, self.to)))
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where a person looks further: URLs with ``{service}``, ``{version}``, ``{from}`` and ``{to}``; empty: nowhere."""
+
+    dashboard: str = ""
+    runbook: str = ""
+    load_balancer: str = ""
+
+
+@dataclass(frozen=True)
 class Release:
     """A whole release file.
 
     backends: the two sides' names in the load balancer; the one with the traffic is stable.
+    needs: what the load balancer must be able to do and be configured to do.
     profiles: other step lists by name; ``steps`` is the profile ``standard``.
     poll: seconds between looks.  lease: seconds a raised weight may stand without news.
     max_no_data: seconds without usable data before ``on_no_data`` (hold or roll_back) applies.
     max_blind: seconds without being able to read the source before the canary is taken off.
+    hooks: what is called on the outside, in order.  keep_old_for: seconds after a promotion in which the old side is
+    kept, so that one action returns to it.  on_asset: an Airflow asset whose events start a rollout.
     drift: what to do when somebody else moved the weights: hold, adopt or repair (once a step, then hold).
     text, sha256: the file as it was, frozen into the ledger when a rollout starts.
     """
@@ -137,7 +250,13 @@ class Release:
     harm_budget: float = 0.25
     early_promotion: bool = True
     drift: str = "hold"
-    window: ReleaseWindow | None = None
+    calendar: Calendar = Calendar()
+    hooks: Mapping[Moment, tuple[Hook, ...]] = field(default_factory=dict)
+    keep_old_for: float = 0.0
+    needs: tuple[Ability, ...] = ()
+    on_asset: str = ""
+    notify: tuple[Channel, ...] = ()
+    links: Links = Links()
     owner: str = ""
     text: str = ""
     sha256: str = ""

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import pathlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from canary_release.core.calendar_model import windows_of, zone_of
 from canary_release.core.check_model import CheckBlock
 from canary_release.core.field_types import Block
+from canary_release.core.hook_model import CallHookBlock
+from canary_release.core.loose_values import typed
 from canary_release.core.problem_words import (
     MOST_TRANSLATED,
     Problem,
@@ -24,19 +26,21 @@ from canary_release.core.problem_words import (
 )
 from canary_release.core.problems import ReleaseFileError, UnitError
 from canary_release.core.release import (
+    Ability,
     Approval,
+    Calendar,
     Check,
     Direction,
+    Hook,
     Limit,
     LimitKind,
+    Moment,
     Release,
-    ReleaseWindow,
     Step,
     Target,
     WhenUndecided,
 )
 from canary_release.core.release_model import (
-    WEEKDAYS,
     ApprovalBlock,
     ApprovalStepBlock,
     EarlyPromotionBlock,
@@ -44,9 +48,8 @@ from canary_release.core.release_model import (
     MetricsBlock,
     ReleaseBlock,
     StepBlock,
-    WindowBlock,
 )
-from canary_release.core.strict_yaml import LARGEST, Path, Scalar, bent_into, read_yaml
+from canary_release.core.strict_yaml import LARGEST, Path, Scalar, read_yaml
 from canary_release.core.suggest import closest, did_you_mean, listed, shown
 from canary_release.core.units import read_percent
 from canary_release.core.values import plain
@@ -67,8 +70,11 @@ class Backends(Protocol):
 
     def metric_options(self, type: str, /) -> type[BaseModel]: ...
 
-    def finest_step(self, type: str, /) -> Decimal:
+    def finest_step(self, type: str, options: BaseModel | None = None, /) -> Decimal:
         """The smallest share in percent that the load balancer sets exactly."""
+
+    def abilities(self, type: str, /) -> Collection[Ability]:
+        """What a type of load balancer can do beyond sharing out traffic."""
 
 
 def load_release(path_or_text: pathlib.Path | str, *, source_name: str | None = None, backends: Backends) -> Release:
@@ -102,7 +108,8 @@ def _read(
         return None, lines_of(name, document, problems)
     block, found = _validate(document.data)
     options, option_problems = _read_options(document.data, backends)
-    problems = without_echoes([*problems, *found, *option_problems, *_coarse_weights(document.data, backends)])
+    unfit = [*_coarse_weights(document.data, options, backends), *_missing_abilities(document.data, backends)]
+    problems = without_echoes([*problems, *found, *option_problems, *unfit])
     if problems or block is None:
         return None, lines_of(name, document, problems)
     text = source if isinstance(source, str) else source.decode("utf-8")
@@ -161,13 +168,13 @@ def _options_of(
     model: type[BaseModel] = model_of(chosen)
     own = {name: value for name, value in section.items() if name not in block.model_fields}
     known = [*block.model_fields, *(field.alias or name for name, field in model.model_fields.items())]
-    bent: list[Problem] = []
-    values = _typed(own, (key,), bent)
-    problems += bent
+    bent: list[tuple[Path, str]] = []
+    values = typed(own, (key,), bent)
+    problems += [Problem(path, what) for path, what in bent]
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        problems += _option_errors(error, key, known, skip={one.path for one in bent})
+        problems += _option_errors(error, key, known, skip={path for path, _ in bent})
     return None
 
 
@@ -189,36 +196,13 @@ def _option_errors(error: ValidationError, key: str, known: Sequence[str], *, sk
             yield Problem(path, words_of(one))
 
 
-def _typed(value: Any, path: Path, problems: list[Problem]) -> Any:
-    """Texts that can only mean one number or boolean as that; a text that YAML programs would bend is a problem."""
-    if isinstance(value, dict):
-        return {str(key): _typed(item, (*path, str(key)), problems) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item, (*path, index), problems) for index, item in enumerate(value)]
-    if value.quoted:
-        return str(value)
-    if value in {"true", "false"}:
-        return value == "true"
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,14})", value):
-        return int(value)
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,8})\.[0-9]{0,8}[1-9]", value):
-        return float(value)
-    bent = bent_into(value)
-    if bent:
-        otherwise = "`true`, `false` or " if bent == "yes or no" else ""
-        quoted = shown(f'"{value}"')
-        what = f"{shown(value)} without quotes is {bent} to YAML programs; write {otherwise}{quoted}"
-        problems.append(Problem(path, what))
-    return str(value)
-
-
-def _coarse_weights(data: dict[str, Any], backends: Backends) -> Iterator[Problem]:
+def _coarse_weights(data: dict[str, Any], options: _Options, backends: Backends) -> Iterator[Problem]:
     """Weights that the load balancer cannot set exactly; nothing is rounded."""
     section = data.get("load_balancer")
     kind = str(section.get("type")) if isinstance(section, dict) else ""
     if kind not in backends.load_balancer_types():
         return
-    finest = backends.finest_step(kind)
+    finest = backends.finest_step(kind, options.load_balancer)
     for path, text in _written_weights(data):
         try:
             percent = read_percent(text)
@@ -227,6 +211,22 @@ def _coarse_weights(data: dict[str, Any], backends: Backends) -> Iterator[Proble
         if percent % finest:
             what = f"{shown(text)} is finer than {kind} can set; write a multiple of `{plain(finest)}%`"
             yield Problem(path, what)
+
+
+def _missing_abilities(data: dict[str, Any], backends: Backends) -> Iterator[Problem]:
+    """What the file relies on and the type of load balancer cannot do."""
+    section = data.get("load_balancer")
+    needs = section.get("needs") if isinstance(section, dict) else None
+    types = backends.load_balancer_types()
+    if not isinstance(section, dict) or not isinstance(needs, list) or section.get("type") not in types:
+        return
+    kind = str(section["type"])
+    for index, need in enumerate(needs):
+        if need not in list(Ability) or need in backends.abilities(kind):
+            continue  # what is no ability was said by the model
+        able = [one for one in sorted(types) if need in backends.abilities(one)]
+        what = f"{shown(str(need))} is nothing that {kind} can do; take it out, or use one of: {listed(able)}"
+        yield Problem(("load_balancer", "needs", index), what)
 
 
 def _written_weights(data: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -265,7 +265,13 @@ def _release(block: ReleaseBlock, options: _Options, text: str) -> Release:
         harm_budget=Release.harm_budget if budget is None else float(budget),
         early_promotion=early is not False,
         drift=block.drift,
-        window=_window(block.window) if block.window else None,
+        calendar=_calendar(block),
+        hooks=_hooks(block),
+        keep_old_for=block.keep_old_for,
+        needs=tuple(Ability(need) for need in balancer.needs),
+        on_asset=block.on_asset,
+        notify=tuple(channel.channel() for channel in block.notify),
+        links=block.links.links(),
         text=text,
         sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
     )
@@ -283,11 +289,14 @@ def _step(block: StepBlock) -> Step:
         min_requests=block.min_requests,
         when_undecided=WhenUndecided(block.undecided),
         extend_up_to=block.extend_up_to or 0.0,
+        must_contain_peak=block.must_contain_peak,
     )
 
 
 def _approval(block: ApprovalBlock) -> Approval:
-    return Approval(by=tuple(block.by), timeout=block.timeout, on_timeout=block.on_timeout)
+    return Approval(
+        by=tuple(block.by), timeout=block.timeout, on_timeout=block.on_timeout, not_by_starter=block.not_by_starter
+    )
 
 
 def _check(block: CheckBlock) -> Check:
@@ -313,6 +322,23 @@ def _absolute(limit: Limit | None) -> Limit | None:
     return limit
 
 
-def _window(block: WindowBlock) -> ReleaseWindow:
-    start, end = (int(time[:2]) * 60 + int(time[3:]) for time in block.hours.split("-"))
-    return ReleaseWindow(tuple(sorted(WEEKDAYS.index(day) for day in block.days)), start, end, block.timezone)
+def _calendar(block: ReleaseBlock) -> Calendar:
+    zone = zone_of(block.window)
+    return Calendar(
+        windows=tuple(window.window() for window in windows_of(block.window)),
+        freezes=tuple(freeze.freeze(zone or "UTC") for freeze in block.freeze),
+        when_closed=block.when_closed,
+        allow_finish=block.allow_finish,
+        cooldown=block.cooldown,
+        peak=block.peak.in_zone(block.peak.timezone or zone) if block.peak else None,
+    )
+
+
+def _hooks(block: ReleaseBlock) -> dict[Moment, tuple[Hook, ...]]:
+    blocks: dict[Moment, Sequence[CallHookBlock]] = {
+        Moment.BEFORE: block.before,
+        Moment.BEFORE_STEP: block.before_step,
+        Moment.AFTER: block.after,
+        Moment.ON_ROLLBACK: block.on_rollback,
+    }
+    return {moment: tuple(each.hook() for each in hooks) for moment, hooks in blocks.items() if hooks}

@@ -3,14 +3,22 @@
 `release_file.py` turns their errors into lines and the models into a Release.
 """
 
-import re
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from canary_release.core.calendar_model import FreezeBlock, PeakBlock, Windows, calendar_problems
 from canary_release.core.check_model import CheckBlock
 from canary_release.core.field_types import (
     Block,
@@ -22,24 +30,20 @@ from canary_release.core.field_types import (
     Percent,
     Person,
     Text,
+    WhenClosed,
     WhenDrifted,
     positive,
-    schema_of,
     sound,
-    text_of,
     with_default,
     word_of,
 )
-from canary_release.core.release import Release, Step, WhenUndecided
+from canary_release.core.hook_model import CallHookBlock, StepHookBlock
+from canary_release.core.notice_model import LinksBlock, NotifyBlock, each_receiver_once
+from canary_release.core.release import Ability, Calendar, Release, Step, WhenUndecided
 from canary_release.core.strict_yaml import Path
-from canary_release.core.suggest import did_you_mean, listed, shown
+from canary_release.core.suggest import listed
 from canary_release.core.units import show_duration, show_percent
 from canary_release.core.values import FULL
-
-_HOURS_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
-
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-WEEKDAYS: tuple[Day, ...] = get_args(Day)
 
 
 class LoadBalancerBlock(Block):
@@ -54,6 +58,20 @@ class LoadBalancerBlock(Block):
         min_length=2,
         max_length=2,
     )
+    needs: list[
+        Annotated[
+            Literal["lease", "forced_canary", "sticky", "mirror"],
+            word_of(*map(str, Ability)),
+            WithJsonSchema({"enum": list(map(str, Ability))}),
+        ]
+    ] = Field(default=[], description="what it must be able to do; checked here, and at each start as it is configured")
+
+    @field_validator("needs")
+    @classmethod
+    def _each_need_once(cls, needs: list[str]) -> list[str]:
+        if twice := sorted({need for need in needs if needs.count(need) > 1}):
+            raise ValueError(f"{listed(twice)} stands twice; name each once")
+        return needs
 
     @field_validator("backends")
     @classmethod
@@ -84,6 +102,7 @@ class StepBlock(Block):
     ] = with_default(
         str(Step.when_undecided), str(Step.when_undecided), "what follows when the bake ends without a pass or a fail"
     )
+    must_contain_peak: Flag = Field(default=False, description="bake until the peak hours were seen")
     extend_up_to: Duration | None = Field(
         default=None, description="with `undecided: extend`, the longest bake", json_schema_extra={"default": "0s"}
     )
@@ -110,6 +129,7 @@ class ApprovalBlock(Block):
     by: list[Person] = Field(description="who may approve: users or groups, such as `[release-managers]`", min_length=1)
     timeout: Duration = with_default(14400.0, "4h", "how long to wait for the answer")
     on_timeout: HoldOrRollBack = with_default("roll_back", "roll_back", "what follows when nobody answers")
+    not_by_starter: Flag = Field(default=False, description="whoever started the rollout may not approve it")
 
     _waits = field_validator("timeout")(positive("the timeout"))
 
@@ -128,47 +148,6 @@ AnyStep = Annotated[
     Annotated[StepBlock, Tag("<step>")] | Annotated[ApprovalStepBlock, Tag("<approval>")], Discriminator(_step_tag)
 ]
 Steps = Annotated[list[AnyStep], Field(min_length=1)]
-
-
-class WindowBlock(Block):
-    """When a rollout may start."""
-
-    days: list[Annotated[Day, word_of(*WEEKDAYS)]] = Field(
-        default=list(WEEKDAYS), description="the days it may start on", min_length=1
-    )
-    hours: Annotated[str, text_of(None, "hours such as `09:00-16:00`"), schema_of(_HOURS_PATTERN, "09:00-16:00")] = (
-        Field(default="00:00-24:00", description="local time, from and to")
-    )
-    timezone: Text = Field(description="an IANA time zone, such as `Europe/Berlin`")
-
-    @field_validator("days")
-    @classmethod
-    def _each_once(cls, days: list[Day]) -> list[Day]:
-        twice = sorted({day for day in days if days.count(day) > 1})
-        if twice:
-            raise ValueError(f"{listed(twice)} stands twice; name each day once")
-        return days
-
-    @field_validator("hours")
-    @classmethod
-    def _from_before_to(cls, hours: str) -> str:
-        if not re.fullmatch(_HOURS_PATTERN, hours):
-            raise ValueError(f"{shown(hours)} is not allowed; write two times of day such as `09:00-16:00`")
-        start, end = hours.split("-")
-        if start >= end:
-            raise ValueError(f"{shown(hours)} ends before it starts; the window must end on the same day")
-        return hours
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            hint = did_you_mean(timezone, available_timezones())
-            what = f"{shown(timezone)} is not a time zone{hint}; write an IANA name such as `Europe/Berlin`"
-            raise ValueError(what) from None
-        return timezone
 
 
 class NoDataBlock(Block):
@@ -228,9 +207,33 @@ class ReleaseBlock(Block):
     steps: Steps = Field(description="the weights in rising order, the last 100%")
     profiles: dict[Name, Steps] = Field(default={}, description="other lists of steps, chosen by name at the start")
     checks: list[CheckBlock] = Field(description="what is compared, and how much worse it may be", min_length=1)
-    window: WindowBlock | None = Field(default=None, description="when a rollout may start; without it: at any time")
+    window: Windows = Field(
+        default=None, description="when traffic may be given to a canary, one block or several; without it: at any time"
+    )
+    freeze: list[FreezeBlock] = Field(default=[], description="when nothing is released, whatever the windows say")
+    when_closed: WhenClosed = with_default(
+        Calendar.when_closed, Calendar.when_closed, "what a start does outside the windows, in a freeze or a cooldown"
+    )
+    allow_finish: Flag = Field(
+        default=Calendar.allow_finish,
+        description="a rollout that has begun goes on while it is closed; otherwise its next raise waits",
+    )
+    cooldown: Duration = with_default(Calendar.cooldown, "0s", "the time after a rollback in which no rollout starts")
+    peak: PeakBlock | None = Field(default=None, description="the busiest hours, for steps with `must_contain_peak`")
+    keep_old_for: Duration = with_default(
+        Release.keep_old_for, "0s", "how long after a promotion one action returns to the old side"
+    )
+    on_asset: Name = Field(
+        default="", description="an Airflow asset whose events start a rollout", json_schema_extra={"default": None}
+    )
+    before: list[StepHookBlock] = Field(default=[], description="called when the service is taken, before any traffic")
+    before_step: list[StepHookBlock] = Field(default=[], description="called before every raise")
+    after: list[CallHookBlock] = Field(default=[], description="called after the promotion")
+    on_rollback: list[CallHookBlock] = Field(default=[], description="called after everything went back")
     no_data: NoDataBlock = Field(default=NoDataBlock(), description="what happens without usable data")
     blind: BlindBlock = Field(default=BlindBlock(), description="what happens when the metrics cannot be read")
+    notify: list[NotifyBlock] = Field(default=[], description="who is told what; a channel for each receiver")
+    links: LinksBlock = Field(default=LinksBlock(), description="where to look further, shown in Airflow and notices")
     drift: WhenDrifted = with_default(
         Release.drift, Release.drift, "what follows when somebody else moved the weights; repair happens once a step"
     )
@@ -238,7 +241,19 @@ class ReleaseBlock(Block):
         default=True, description="end a step early on strong evidence; `false` to always bake in full"
     )
 
+    @model_validator(mode="after")
+    def _one_calendar(self) -> "ReleaseBlock":
+        plans = {("steps",): self.steps} | {("profiles", name): steps for name, steps in self.profiles.items()}
+        wanting = [
+            (*path, index, "must_contain_peak")
+            for path, steps in plans.items()
+            for index, step in enumerate(steps)
+            if isinstance(step, StepBlock) and step.must_contain_peak
+        ]
+        return sound(self, calendar_problems(self.window, self.freeze, self.peak, wanting))
+
     _looks = field_validator("poll")(positive("the poll"))
+    _told_once = field_validator("notify")(each_receiver_once)
 
     @field_validator("lease")
     @classmethod

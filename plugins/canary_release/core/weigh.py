@@ -2,22 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from canary_release.core.clumps_seen import ClumpsSeen
 from canary_release.core.guard_rails import NoData, columns_of
 from canary_release.core.held_against import (
     Parameters,
     Promotable,
+    Recorded,
     Scene,
     beyond_limit,
+    harm_likelihoods,
     harm_of_change,
     noise_columns,
-    safe_change,
+    safe_likelihoods,
     within_limit,
 )
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
+from canary_release.core.noise_filter import FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline, NoiseReport
 from canary_release.core.observations import Arms, Timeline, proportion_arms
 from canary_release.core.record import BoolArray, FloatArray, Record
@@ -166,11 +170,11 @@ class WeighedProportions(Weighed):
 
     def __init__(self, checks: Sequence[Check], noise: NoiseOf, baseline: Baseline | None) -> None:
         super().__init__(checks)
-        tolerated = [_tolerated(check) for check in checks]
+        bounds = [tolerated(check) for check in checks]
         self._metrics = [check.metric for check in checks]
         self._par = Parameters(
-            np.array([theta for theta, _ in tolerated]),
-            np.array([delta for _, delta in tolerated]),
+            np.array([theta for theta, _ in bounds]),
+            np.array([delta for _, delta in bounds]),
             np.array([check.direction is Direction.HIGHER_IS_BETTER for check in checks], dtype=bool),
             *noise_columns([noise_of(check, noise) for check in checks]),
         )
@@ -179,18 +183,28 @@ class WeighedProportions(Weighed):
         self._prior = np.where(self._par.delta > 0, np.minimum(self._par.delta, 0.5), PRIOR_RATE)
         known = baseline.events if baseline is not None else {}
         self._past = Decayed(np.array([known.get(name, (0.0, 0.0)) for name in self._metrics], dtype=float))
-        self._harm, self._safe, self._promotable = Mixture(), StepMixture(), Promotable()
-        self._against_limit = AgainstLimit()
+        self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
+        self._against_limit, self._recorded = AgainstLimit(), Recorded()
+        self._clumps = ClumpsSeen(
+            self._par.phi, np.array([noise_of(check, noise) is DEFAULT_NOISE for check in checks], dtype=bool)
+        )
 
     def extend(self, record: Record, scene: Scene) -> None:
         time = scene.time
         arms = proportion_arms(record, self._metrics, time.broken)
+        par = replace(self._par, phi=self._clumps.extend(arms))
         past = self._past.before(np.stack((arms.stable_events, arms.stable_of), axis=-1), time.start)
         rate = np.clip((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior), 1e-9, 1.0 - 1e-9)
-        single = harm_of_change(arms, rate, self._par, scene)
-        log_pass = self._safe.extend(safe_change(arms, rate, self._par, scene), time.began)
+        likelihood = harm_likelihoods(arms, rate, par, scene)
+        recorded = self._recorded.extend(of_harm(likelihood), arms, past, self._par, time)
+        if time.alone.any():
+            likelihood[time.alone, :, :1] = 0.0
+            likelihood[time.alone, :, 1:] = recorded[time.alone][..., None]
+        stays = self._par.persistence(time)
+        log_pass = self._safe.extend(safe_likelihoods(arms, rate, par, scene), stays, time.began)
         log_pass = self._promotable.extend(log_pass, arms.comparable, time.began)
-        change = Part(single, self._harm.extend(single, scene.weights), log_pass)
+        log_e = self._harm.extend(likelihood, stays, scene.weights)
+        change = Part(of_harm(likelihood), log_e, log_pass)
         limit, burning = None, None
         if len(self.limited):
             some = arms[self.limited]
@@ -200,7 +214,7 @@ class WeighedProportions(Weighed):
         self._keep(arms, time, change, limit, burning)
 
 
-def _tolerated(check: Check) -> tuple[float, float]:
+def tolerated(check: Check) -> tuple[float, float]:
     """(theta, delta): canary <= theta * stable + delta; with the sides exchanged where higher is better."""
     limit = check.max_change
     if limit is None:

@@ -8,21 +8,21 @@ import numpy as np
 
 from canary_release.core import latency_evidence as latency
 from canary_release.core.held_against import (
-    WIDE_ODDS_FACTORS,
+    SAFE_ALTERNATIVES,
     Parameters,
     Promotable,
     Scene,
-    harm_of_odds,
     noise_columns,
-    safe_alternatives,
-    safe_change,
+    odds_likelihoods,
+    safe_likelihoods,
 )
 from canary_release.core.noise import Noise
+from canary_release.core.noise_filter import NODES, FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline
 from canary_release.core.observations import Arms, Histograms, histograms
 from canary_release.core.record import BoolArray, Edges, FloatArray, IntArray, Record
 from canary_release.core.release import Check
-from canary_release.core.running_sums import Decayed, Mixture, Rows, StepMixture, log_sum
+from canary_release.core.running_sums import Decayed, Rows, log_sum
 from canary_release.core.weigh import AgainstLimit, NoiseOf, Part, Weighed, noise_of
 
 
@@ -47,7 +47,7 @@ class WeighedLatency(Weighed):
         self._par = Parameters(ones, 0.0 * ones, ones < 0, *noises)
         self._at_edges = list(at_edges)
         self._baseline = baseline if baseline is not None and baseline.edges else None
-        self._harm, self._safe, self._promotable = Mixture(), StepMixture(), Promotable()
+        self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
         self._against_limit = AgainstLimit()
         self._scale: _Scale | None = None
         self.edge: Rows[np.int64] = Rows()
@@ -86,9 +86,9 @@ class WeighedLatency(Weighed):
         shape = (windows, len(self._owner))
         none, unknown = np.zeros(shape), np.zeros(shape, dtype=bool)
         arms = Arms(none, none, none, none, unknown, unknown)
-        alternatives = len(latency.ODDS_FACTORS) + (len(WIDE_ODDS_FACTORS) if self._wide else 0)
-        single = np.zeros((*shape, alternatives))
-        change = self._change(single, np.zeros((*shape, safe_alternatives(self._par))), arms, scene)
+        likelihood = np.zeros((*shape, 1 + len(latency.ODDS_FACTORS), len(NODES)))
+        safe = np.zeros((*shape, 1 + SAFE_ALTERNATIVES, len(NODES)))
+        change = self._change(likelihood, self._par, safe, arms, scene)
         limit, burning = None, None
         if len(self.limited):
             some = arms[self.limited]
@@ -100,10 +100,6 @@ class WeighedLatency(Weighed):
         self.of.extend(np.zeros((windows, 2)))
         self._keep(arms[self._starts], scene.time, change, limit, burning)
 
-    @property
-    def _wide(self) -> bool:
-        return self._par.noisy
-
     def _extend_with(self, scale: "_Scale", record: Record, scene: Scene) -> None:
         seen = histograms(record, scene.time.broken)
         exceedance, ready = scale.before(seen, scene)
@@ -114,11 +110,11 @@ class WeighedLatency(Weighed):
         par = scale.noise_at(edge, self._par)
         odds_ratio = np.maximum((allowed / (1.0 - allowed)) / (rate / (1.0 - rate)), 1.0)
         arms = seen.at(edge)
-        single = harm_of_odds(arms, np.where(ready, rate, np.nan), odds_ratio, par, scene)
+        likelihood = odds_likelihoods(arms, odds_ratio, ready, par, scene)
         counted = Arms(*(np.where(ready, getattr(arms, name), 0) for name in arms.__dataclass_fields__))
         theta = np.maximum(allowed / rate, 1.0)
-        safe = safe_change(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
-        change = self._change(single, safe, counted, scene)
+        safe = safe_likelihoods(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
+        change = self._change(likelihood, par, safe, counted, scene)
         shown = arms[self._shown]
         limit, burning = None, None
         if len(self.limited):
@@ -129,10 +125,12 @@ class WeighedLatency(Weighed):
         self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
         self._keep(shown, scene.time, change, limit, burning)
 
-    def _change(self, single: FloatArray, safe: FloatArray, counted: Arms, scene: Scene) -> Part:
+    def _change(self, likelihood: FloatArray, par: Parameters, safe: FloatArray, counted: Arms, scene: Scene) -> Part:
         """A check's evidence is the mean over its columns; it passes when every one passes."""
-        log_e = self._harm.extend(single, scene.weights)
-        log_pass = self._safe.extend(safe, scene.time.began)
+        stays = par.persistence(scene.time)
+        log_e = self._harm.extend(likelihood, stays, scene.weights)
+        single = of_harm(likelihood)
+        log_pass = self._safe.extend(safe, stays, scene.time.began)
         log_pass = self._promotable.extend(log_pass, counted.comparable, scene.time.began)
         if len(self._starts) < len(self._owner):
             ends = [*self._starts[1:].tolist(), len(self._owner)]
@@ -196,5 +194,5 @@ class _Scale:
         """The noise at these edges (W, C), where it was learned for each."""
         if self._noise is None:
             return par
-        phi, drift, wander = self._noise
+        phi, drift, wander, _ = self._noise
         return replace(par, phi=phi[edge], drift=drift[edge], wander=wander[edge])

@@ -84,6 +84,8 @@ def check_sentence(said: CheckVerdict, occasion: Occasion) -> str:
             f"{said.check}: canary {amount(said.canary, said.unit)}{_of(said.canary_events, said.canary_of, occasion)}"
         )
         compared = f"{seen} {occasion.scope}; all traffic is on the canary, so there is no stable to compare with"
+        if said.kind is CheckKind.PROPORTION:
+            compared += " but what it had before"
     else:
         compared = f"{said.check}: {_both(said, occasion)} {occasion.scope}: {_difference(said, occasion.check)}"
     return f"{compared}, limit {said.limit}. {_certainty(said, occasion)}"
@@ -175,7 +177,7 @@ _HEADER = ("check", "verdict", "canary", "stable", "change", "95 % interval", "l
 
 def table(judgement: Judgement) -> str:
     """The judgement as an aligned table for a log in a fixed-width font, with its sentences below."""
-    rows = [_HEADER, *(_row(said) for said in judgement.checks)]
+    rows = cells(judgement)
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = [
         " │ ".join(_padded(at, cell, width) for at, (cell, width) in enumerate(zip(row, widths, strict=True)))
@@ -192,6 +194,11 @@ def table(judgement: Judgement) -> str:
     if judgement.verdict is Verdict.FAIL and judgement.sentence not in sentences:
         sentences.insert(0, judgement.sentence)
     return "\n".join([title, "", lines[0], rule, *lines[1:], "", *sentences])
+
+
+def cells(judgement: Judgement) -> list[tuple[str, ...]]:
+    """The same table as texts, its header first."""
+    return [_HEADER, *(_row(said) for said in judgement.checks)]
 
 
 def _padded(column: int, cell: str, width: int) -> str:

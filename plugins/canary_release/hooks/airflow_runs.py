@@ -1,5 +1,6 @@
 """What Airflow says of a run and its DAG, asked from outside of Airflow through its REST API."""
 
+import json
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from canary_release.hooks.connections import (
 )
 
 CONNECTION_ID = "canary_airflow"
+LONGEST_NOTE = 1000  # Airflow's
 _TOKEN_SECONDS = 1800.0  # Airflow's own tokens live for a day unless it is told otherwise
 
 
@@ -57,6 +59,12 @@ class AirflowRuns:
         """The DAG's ``dagrun_timeout`` as an ISO 8601 duration, None when it has none."""
         found = self._get(f"{_dag(dag_id)}/details")["dag_run_timeout"]
         return None if found is None else str(found)
+
+    def set_note(self, dag_id: str, run_id: str, note: str) -> None:
+        """Write the run's note; needs a user that may edit runs."""
+        path = f"{_dag(dag_id)}/dagRuns/{quote(run_id, safe='')}?update_mask=note"
+        body = json.dumps({"note": note[:LONGEST_NOTE]})
+        self._logged_in().send("PATCH", path, body=body, headers={"Content-Type": "application/json"})
 
     @cached_property
     def _server(self) -> HttpServer:

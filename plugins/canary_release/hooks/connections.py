@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,8 +64,17 @@ class HttpExtra(Strict):
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What a server answered. headers: names in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True)
 class HttpServer:
-    """A server to be read. ``raises`` is the error for whatever goes wrong, ``missing`` the one for the status 404."""
+    """A server to be asked. ``raises`` is the error for whatever goes wrong, ``missing`` the one for the status 404."""
 
     connection_id: str
     base_url: str
@@ -85,25 +94,39 @@ class HttpServer:
 
     def get_text(self, path: str, accept: str = "text/plain") -> str:
         """The body at ``path`` as UTF-8. Follows no redirect, reads at most 5 MiB and 20 s, anything but 200 raises."""
+        return self.send("GET", path, headers={"Accept": accept}).text
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        good: Collection[int] = (200,),
+    ) -> Reply:
+        """The answer to one request, with the limits of ``get_text``; a status that is not ``good`` raises."""
         import requests
 
         url = self.base_url + path
+        data = body.encode() if body is not None else None
         with self.session() as (session, line):
-            session.headers.update({"Accept": accept, "Accept-Encoding": "identity"})
+            session.headers.update({"Accept-Encoding": "identity", **(headers or {})})
+            limits = (CONNECT_SECONDS, READ_SECONDS)
             try:
-                with session.get(
-                    url, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
+                with session.request(
+                    method, url, data=data, timeout=limits, allow_redirects=False, stream=True
                 ) as response:
-                    body = self._body(response, url)
+                    answer = self._body(response, url)
             except (requests.RequestException, OSError, ValueError) as error:
                 raise self.raises(line.said or self._failure(url, error)) from None
             if line.said:
                 raise self.raises(line.said)
-        if response.status_code != 200:
+        if response.status_code not in good:
             kind = self.missing if response.status_code == 404 else self.raises
-            raise kind(f"{url} answered {response.status_code}{self._words(body)}")
+            raise kind(f"{url} answered {response.status_code}{self._words(answer)}")
         try:
-            return body.decode()
+            return Reply(response.status_code, response.headers, answer.decode())
         except UnicodeDecodeError:
             raise self.raises(f"{url} answered something that is not text in UTF-8.") from None
 

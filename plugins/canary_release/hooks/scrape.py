@@ -19,13 +19,35 @@ from canary_release.hooks.connections import HttpServer, Strict, find_connection
 from canary_release.hooks.counters import CounterFellError, Names, Reading, SideReading, take_reading
 
 PRESETS = {
+    # For sides that are two servers of a Caddy. Its counters begin anew with every change of its configuration.
+    "caddy": Names(
+        requests="caddy_http_request_duration_seconds_count",
+        backend_label="server",
+        status_label="code",
+        latency="caddy_http_request_duration_seconds",
+    ),
+    # At /stats/prometheus. The histogram lags behind the counters by Envoy's stats_flush_interval, 5 s by default.
+    "envoy": Names(
+        requests="envoy_cluster_upstream_rq",
+        backend_label="envoy_cluster_name",
+        status_label="envoy_response_code",
+        latency="envoy_cluster_upstream_rq_time",
+        latency_unit="milliseconds",
+    ),
+    # It has no histogram; for response times read the access log.
+    "haproxy": Names(
+        requests="haproxy_backend_http_responses_total",
+        backend_label="proxy",
+        status_label="code",
+        started="haproxy_process_start_time_seconds",
+    ),
     "traefik": Names(
         requests="traefik_service_requests_total",
         backend_label="service",
         backend_suffix="@file",
         status_label="code",
         latency="traefik_service_request_duration_seconds",
-    )
+    ),
 }
 
 
@@ -39,7 +61,9 @@ class ScrapeSource(BaseHook):
         """What a release file says about the endpoint beyond its connection."""
 
         path: str = Field("/metrics", pattern=r"^/[^/\s][^\s]*$|^/$", description="Where the metrics are.")
-        preset: Literal["traefik"] | None = Field(None, description="Whose metric names; traefik when names is absent.")
+        preset: Literal["caddy", "envoy", "haproxy", "traefik"] | None = Field(
+            None, description="Whose metric names; traefik when names is absent."
+        )
         names: Names | None = Field(None, description="The metric names themselves, for anything else.")
         replicas: tuple[str, ...] = Field(
             (), strict=False, description="Connections of further replicas of the load balancer; counts are added up."

@@ -18,9 +18,11 @@ from canary_release.core.problems import ConnectionSettingsError, LoadBalancerEr
 from canary_release.core.values import Weights
 from canary_release.hooks.connections import HttpExtra, HttpServer, Strict, find_connection, http_server, read_extra
 from canary_release.hooks.shared_file import exclusive, read_text, replace_text
+from canary_release.hooks.traefik_routing import FILE, Routing
 from canary_release.hooks.weight_units import from_units, to_units
 
-PROVIDER = "@file"
+PROVIDER = FILE
+MOST_LISTED = 5000
 
 
 class TraefikExtra(HttpExtra):
@@ -56,7 +58,7 @@ class TraefikHook(BaseHook):
         """
         route = self.options.route
         service = self._ask("services", route + PROVIDER)
-        routers = service.get("usedBy")
+        routers = service.get("usedBy") or [router.get("name") for router in self._routing().entrances(route)]
         if not isinstance(routers, list) or not routers:
             raise LoadBalancerError(f"No router of Traefik sends requests to the service {route}; add one.")
         for router in routers:
@@ -77,6 +79,34 @@ class TraefikHook(BaseHook):
         units = {_bare(name): unit for name, unit in to_units(weights, self.backends, self.finest_step).items()}
         with exclusive(self._file):
             replace_text(self._file, self._rewritten(read_text(self._file), units))
+
+    def forced_by(self, canary: str) -> str:
+        """The condition, such as Header(`X-Canary`, `always`), with which requests go to ``canary`` at any weight.
+
+        A router must take them past the weighted service. Raises UnknownTargetError when none does, LoadBalancerError.
+        """
+        self.get_weights()
+        return self._routing().forced_by(self.options.route, canary)
+
+    def sticky_by(self) -> str:
+        """The cookie of the weighted service. Raises UnknownTargetError when it has none, LoadBalancerError."""
+        route = self.options.route
+        weighted = self._ask("services", route + PROVIDER).get("weighted")
+        sticky = weighted.get("sticky") if isinstance(weighted, dict) else None
+        cookie = sticky.get("cookie") if isinstance(sticky, dict) else None
+        if not isinstance(cookie, dict):
+            raise UnknownTargetError(
+                f"Traefik's service {route} keeps no client on its side; give it weighted.sticky.cookie.name."
+            )
+        return f"cookie {cookie.get('name') or 'with a name of its own'}"
+
+    def mirrored_to(self, canary: str) -> str:
+        """The service that gets copies, and the share of requests that are copied.
+
+        Raises UnknownTargetError when the routers' service mirrors nothing to ``canary``, LoadBalancerError.
+        """
+        self.get_weights()
+        return self._routing().mirrored_to(self.options.route, canary)
 
     @cached_property
     def _settings(self) -> tuple[Path, HttpServer]:
@@ -101,6 +131,19 @@ class TraefikHook(BaseHook):
             words = answer.get("error")
             said = "; ".join(map(str, words)) if isinstance(words, list) else "no reason given"
             raise LoadBalancerError(f"Traefik has {name} among its {kind} as {answer['status']}: {said}.")
+        return answer
+
+    def _routing(self) -> Routing:
+        return Routing.read(self._list("routers"), self._list("services"))
+
+    def _list(self, kind: str) -> list[dict[str, Any]]:
+        server = self._settings[1]
+        path = f"/api/http/{kind}?per_page={MOST_LISTED}"
+        answer = server.get_json(path)
+        if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
+            raise LoadBalancerError(f"{server.base_url}{path} does not answer as Traefik's API does; check the port.")
+        if len(answer) >= MOST_LISTED:
+            raise LoadBalancerError(f"Traefik has {MOST_LISTED} {kind} or more, too many to look at one by one.")
         return answer
 
     def _rewritten(self, text: str, units: dict[str, int]) -> str:

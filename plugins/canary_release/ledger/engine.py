@@ -8,14 +8,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from canary_release.core.problems import LedgerError
+from canary_release.ledger.silence import Silence
 
 BUSY_SECONDS = 15
 # A driver that meets a value it cannot store, or a file system that fails, speaks in Python's own errors.
 _TROUBLE = (SQLAlchemyError, OSError, UnicodeError)
 # A database that answers nothing must become an error: who waits for it cannot take a canary off.
+SILENT_SECONDS = 12.0  # longer than the server may take for a statement
 _POSTGRES = {
-    "connect_timeout": 5,
-    "options": f"-c statement_timeout={BUSY_SECONDS}s -c lock_timeout={BUSY_SECONDS}s",
+    "connect_timeout": 3,
+    "options": "-c statement_timeout=10s -c lock_timeout=10s",
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 10,
 }
@@ -23,7 +25,11 @@ _POSTGRES = {
 
 def make_engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES if url.startswith("postgres") else {})
+        postgres = url.startswith("postgres")
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES if postgres else {})
+        if postgres:
+            Silence(engine, SILENT_SECONDS)
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")

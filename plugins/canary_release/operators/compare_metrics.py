@@ -7,8 +7,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.stepping import judgement_of, ruling_of
 from canary_release.core.values import Decision
+from canary_release.core.window_words import window_table
 from canary_release.core.wording import table
 from canary_release.operators.rollout_task import RolloutOperator, refusals_are_final, step_index
+
+MOST_WINDOWS = 200  # in the log; canary export has them all
 
 
 class CompareMetricsOperator(RolloutOperator):
@@ -41,6 +44,13 @@ class CompareMetricsOperator(RolloutOperator):
             weight=self.weight,
             decision=decision,
         )
+        for said in judgement.checks if judgement is not None else ():
+            self.fact(event="check", rollout=rollout.id, weight=self.weight, **said.to_json())
+        windows = [window for window in desk.ledger.windows(rollout.id) if window.step == index]
+        title = (
+            f"The last {min(len(windows), MOST_WINDOWS)} of {len(windows)} windows of this step, as they were recorded"
+        )
+        self.fold(title, window_table(windows[-MOST_WINDOWS:]))
         context["ti"].xcom_push(key="decision", value=decision)
         if decision not in (Decision.ADVANCE, Decision.PROMOTE):
             raise AirflowFailException(f"{self.weight} %: {reason}")  # red here, at the step that failed

@@ -4,7 +4,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from canary_release.control.ending import Ended, promote, roll_back, settle
-from canary_release.core.problems import RefusedError
+from canary_release.core.problems import CanaryError, RefusedError
+from canary_release.hooks.airflow_runs import AirflowRuns, is_configured
 from canary_release.ledger.records import Rollout, State
 from canary_release.operators.rollout_task import RolloutOperator, problems_are_final, weights_line
 
@@ -60,11 +61,22 @@ class OutcomeOperator(_EndOperator):
         except RefusedError as error:
             raise AirflowFailException(f"No rollout was started; the log of start says why. ({error})") from error
         sentence = f"{rollout.service} {rollout.old_version} -> {rollout.version}: {rollout.state}"
-        reason = f" because {rollout.outcome_reason}" if rollout.outcome_reason else ""
+        why = rollout.outcome_reason.removeprefix(f"{rollout.state}: ")
+        reason = f" because {why}" if why else ""
         self.tell(f"outcome  {sentence}{reason}", event="outcome", rollout=rollout.id, state=str(rollout.state))
+        self.note(rollout, f"{sentence}{reason}")
         if rollout.state not in (State.PROMOTED, State.DRY_RUN):
             raise AirflowFailException(f"{sentence}{reason}")
         return sentence
+
+    def note(self, rollout: Rollout, sentence: str) -> None:
+        """The run's note says how it ended. A task may not write it, so that needs the connection canary_airflow."""
+        if not is_configured():
+            return
+        try:
+            AirflowRuns().set_note(rollout.dag_id, rollout.run_id, sentence)
+        except CanaryError as error:
+            self.log.warning("outcome  the run's note was not written: %s", error)
 
 
 class SettleOperator(_EndOperator):

@@ -1,4 +1,4 @@
-"""The guardian's task and the abort task: the canary goes, whoever is in charge."""
+"""The guardian's task, and the tasks of people who want a version off now: abort and return."""
 
 from typing import Any
 
@@ -40,18 +40,40 @@ class AbortOperator(BaseOperator):
         from canary_release.control.ending import abort
         from canary_release.control.real_desk import open_desk
         from canary_release.operators.rollout_task import problems_are_final
-        from canary_release.operators.start_release import LONGEST, looks_secret, plain_text
 
-        params, run = context["params"], context["dag_run"]
-        by = plain_text(getattr(run, "triggering_user_name", None) or "unknown", _LONGEST_NAME)
-        service = plain_text(str(params.get("service")), _LONGEST_NAME)
-        reason = plain_text(str(params.get("reason") or ""), LONGEST["reason"])
-        if looks_secret(reason):
-            reason = "(left out: it looks like a secret; change that secret)"
+        service, reason, by = _asked(context)
         with problems_are_final():
             ended = abort(open_desk(), service, reason, actor=by)
         self.log.info("abort    %s", ended.sentence)
         return ended.sentence
+
+
+class ReturnOperator(BaseOperator):
+    """Give a service back to the side it had before its last promotion; service and reason as for an abort."""
+
+    def execute(self, context: Context) -> str:
+        from canary_release.control.real_desk import open_desk
+        from canary_release.control.returning import return_to_old
+        from canary_release.operators.rollout_task import problems_are_final
+
+        service, reason, by = _asked(context)
+        with problems_are_final():
+            ended = return_to_old(open_desk(), service, reason, by)
+        self.log.info("return   %s", ended.sentence)
+        return ended.sentence
+
+
+def _asked(context: Context) -> tuple[str, str, str]:
+    """Service, reason and user of the run, each one printable line."""
+    from canary_release.operators.start_release import LONGEST, looks_secret, plain_text
+
+    params, run = context["params"], context["dag_run"]
+    by = plain_text(getattr(run, "triggering_user_name", None) or "unknown", _LONGEST_NAME)
+    service = plain_text(str(params.get("service")), _LONGEST_NAME)
+    reason = plain_text(str(params.get("reason") or ""), LONGEST["reason"])
+    if looks_secret(reason):
+        reason = "(left out: it looks like a secret; change that secret)"
+    return service, reason, by
 
 
 def _run_state(instance: Any, dag_id: str, run_id: str) -> str | None:

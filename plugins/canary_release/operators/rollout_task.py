@@ -14,6 +14,7 @@ from canary_release.control.real_desk import open_desk
 from canary_release.core.problems import CanaryError, RefusedError
 from canary_release.core.values import Weights, plain
 from canary_release.ledger.records import Rollout
+from canary_release.links import ROLLOUT_LINKS
 
 BACKSTOP_RETRIES = 3
 LOG_WIDTH = 110
@@ -21,6 +22,8 @@ LOG_WIDTH = 110
 
 class RolloutOperator(BaseOperator):
     """Base of the operators that act on the rollout of their own run. Subclasses only call control and report."""
+
+    operator_extra_links = ROLLOUT_LINKS
 
     def open_desk(self) -> Desk:
         return open_desk()
@@ -35,10 +38,23 @@ class RolloutOperator(BaseOperator):
         return desk.rollout_of_run(run.dag_id, run.run_id)
 
     def tell(self, *lines: str, **facts: Any) -> None:
-        """Write one block for people, and the same as one structured line for programs."""
+        """Write one block for people, and the same as one structured line for programs.
+
+        facts: ``event`` names the line, ``canary.<event>`` in the log; the others are its fields.
+        """
         self.log.info("\n".join(wrapped(line) for text in lines for line in text.splitlines()))
         if facts:
-            self.log.info("canary_release fact: %s", facts)
+            self.fact(**facts)
+
+    def fact(self, *, event: str, **fields: Any) -> None:
+        """One line for programs; the log as NDJSON has each field as a key."""
+        self.log.info(f"canary.{event}", **fields)
+
+    def fold(self, title: str, text: str) -> None:
+        """A long part that the log view shows closed."""
+        self.log.info(f"::group::{title}")
+        self.log.info(text)
+        self.log.info("::endgroup::")
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Shift the traffic to a step's weight and see it in force."""
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from canary_release.control.desk import step_of, weights_for
+from canary_release.control.desk import Desk, step_of, weights_for
+from canary_release.control.opening import ClosedError, allow_time
 from canary_release.control.stepping import Shifted, shift
 from canary_release.core.values import plain
+from canary_release.ledger.records import Rollout
 from canary_release.operators.rollout_task import RolloutOperator, problems_are_final, step_index, weights_line
+from canary_release.triggers.wait_trigger import WaitTrigger
 
 
 class ShiftWeightOperator(RolloutOperator):
@@ -31,9 +35,29 @@ class ShiftWeightOperator(RolloutOperator):
             if rollout.dry_run:
                 wanted = weights_for(rollout, step_of(rollout, index))
                 raise AirflowSkipException(f"dry run: would ask the load balancer for {wanted}")
-            shifted = shift(desk, rollout, index, actor=self.actor(context))
+            try:
+                shifted = shift(desk, rollout, index, actor=self.actor(context))
+            except ClosedError as error:
+                self._wait(desk, rollout, index, error)
         self._report(shifted)
         return {"weight": self.weight}
+
+    def opened(self, context: Context, event: dict[str, str]) -> dict[str, str]:
+        """The calendar may have opened; asking again is what decides."""
+        if "over" in event:
+            raise AirflowFailException(event["over"])
+        return self.execute(context)
+
+    def _wait(self, desk: Desk, rollout: Rollout, index: int, error: ClosedError) -> NoReturn:
+        """Wait for the calendar, the canary being watched on where it stands."""
+        allow_time(desk, rollout, index, error.closed.until)
+        until = datetime.fromtimestamp(error.closed.until, UTC)
+        self.tell(
+            f"shift    WAITS  {error}", event="closed", rollout=rollout.id, weight=self.weight, until=until.isoformat()
+        )
+        poll = desk.release(rollout).poll
+        self.defer(trigger=WaitTrigger(rollout.id, poll, {"opening": True}), method_name="opened")
+        raise AssertionError("defer never returns")
 
     def _report(self, shifted: Shifted) -> None:
         rollout, weight = shifted.rollout, plain(shifted.step.weight)

@@ -1,30 +1,33 @@
 """The first task of a rollout: read the run's conf, take the service, freeze the release file, try the way back.
 
 A run's conf comes from whoever may trigger it, is stored and shown in plain text, and Airflow refuses no key that it
-does not know. So it is data here: five known keys, short texts, nothing that looks like a secret, never a template.
+does not know. So it is data here: six known keys, short texts, nothing that looks like a secret, never a template.
 """
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import Context
 
+from canary_release.control.opening import ClosedError
 from canary_release.control.real_desk import read_release
-from canary_release.control.starting import Started, StartRequest, start
-from canary_release.core.detection import detection
-from canary_release.core.plan import render_plan
+from canary_release.control.starting import StartRequest, start
 from canary_release.core.problems import RefusedError, ReleaseFileError
 from canary_release.core.release import Release
 from canary_release.core.suggest import did_you_mean, listed, shown
-from canary_release.operators.rollout_task import RolloutOperator, problems_are_final, weights_line
+from canary_release.operators.rollout_task import RolloutOperator, problems_are_final
+from canary_release.operators.start_report import start_lines
 
-LONGEST = {"version": 128, "profile": 128, "steps": 200, "reason": 2000}
+LONGEST = {"version": 128, "profile": 128, "steps": 200, "reason": 2000, "override": 2000}
 """The longest text of each key of the conf, in characters."""
-KNOWN = (*LONGEST, "dry_run")
+KNOWN = ("version", "profile", "steps", "reason", "dry_run", "override")
 _LONGEST_NAME = 250  # of a user, in the ledger
+_SOONEST = timedelta(seconds=15)
 _MOST_KEYS = 20
 _MOST_SHOWN = 5  # unknown keys in one sentence
 _MOST_LOOKED_AT = 4000  # characters, more than any value may have
@@ -122,51 +125,62 @@ class StartReleaseOperator(RolloutOperator):
         self.release_file = release_file
 
     def execute(self, context: Context) -> dict[str, str]:
-        params, run = context["params"], context["dag_run"]
         with problems_are_final():
-            # Params are checked against their schemas when a run is triggered; a conf key without a param is not.
-            conf = checked_conf({**params, **(getattr(run, "conf", None) or {})})
-            path = Path(self.release_file)
-            request = StartRequest(
-                release=read_release_file(path),
-                release_name=path.name,
-                version=conf["version"],
-                dag_id=run.dag_id,
-                run_id=run.run_id,
-                by=plain_text(getattr(run, "triggering_user_name", None) or "unknown", _LONGEST_NAME),
-                reason=plain_text(conf["reason"] or "", LONGEST["reason"]),
-                profile=conf["profile"],
-                steps=conf["steps"],
-                dry_run=bool(conf["dry_run"]),
-            )
-            started = start(self.open_desk(), request)
-        self._report(request, started)
+            request = self._request(context)
+            try:
+                started = start(self.open_desk(), request)
+            except ClosedError as error:
+                if request.release.calendar.when_closed != "wait":
+                    raise
+                self._wait(error)
+        self.tell(*start_lines(request, started), event="started", rollout=started.rollout.id)
         return {"rollout": started.rollout.id, "version": started.rollout.version}
 
-    def _report(self, request: StartRequest, started: Started) -> None:
-        rollout = started.rollout
-        lines = [
-            f"start    {rollout.service} {rollout.old_version} -> {rollout.version}   rollout {rollout.id}",
-            f"  asked by              {rollout.started_by}" + (f": {rollout.reason}" if rollout.reason else ""),
-            f"  release file          {rollout.release_name} (sha256 {rollout.release_sha256[:12]}), frozen",
-            f"  stable, canary        {rollout.stable} (has the traffic), {rollout.canary}",
-            weights_line("load balancer says", started.before),
-        ]
-        if rollout.dry_run:
-            lines.append("  DRY RUN               nothing will be written to the load balancer")
-        elif started.way_back is not None:
-            took = started.way_back.seconds * 1000
-            lines.append(f"  way back              tried: the same weights written and read back in {took:.0f} ms")
-        self.tell(*lines, *self._plan_lines(request, started), event="started", rollout=rollout.id)
+    def opened(self, context: Context, event: Any) -> dict[str, str]:
+        """The calendar may have opened; the file is read again, and asking again is what decides."""
+        return self.execute(context)
 
-    def _plan_lines(self, request: StartRequest, started: Started) -> list[str]:
-        """The plan, with what its steps can detect once the service's traffic is known."""
-        learned, plan = started.learned, render_plan(request.release, started.plan)
-        if learned is None:
-            return [plan]
-        if learned.traffic is None:
-            said = "; ".join(learned.sentences)
-            return [plan, f"  detects               unknown: {said}"]
-        seen = detection(request.release, started.plan, learned.traffic, learned.noise)
-        table = render_plan(request.release, started.plan, detects=seen.column)
-        return [*(f"  learned               {line}" for line in learned.sentences), table, *seen.sentences]
+    def _wait(self, error: ClosedError) -> NoReturn:
+        """Nobody holds the service meanwhile."""
+        # A task that resumes within seconds of deferring may be failed by the scheduler (apache/airflow 71580).
+        at = max(datetime.fromtimestamp(error.closed.until, UTC), datetime.now(UTC) + _SOONEST)
+        self.tell(f"start    WAITS  {error}", event="closed", until=at.isoformat())
+        self.defer(trigger=DateTimeTrigger(moment=at), method_name="opened")
+        raise AssertionError("defer never returns")
+
+    def _request(self, context: Context) -> StartRequest:
+        params, run, path = context["params"], context["dag_run"], Path(self.release_file)
+        # Params are checked against their schemas when a run is triggered; a conf key without a param is not.
+        given = {**params, **(getattr(run, "conf", None) or {})}
+        by = getattr(run, "triggering_user_name", None) or "unknown"
+        events = context.get("triggering_asset_events")
+        if given.get("version") is None and events:
+            given["version"] = version_of_event(events)
+            by = f"asset {', '.join(str(asset.name) for asset in events)}"
+        conf = checked_conf(given)
+        return StartRequest(
+            release=read_release_file(path),
+            release_name=path.name,
+            version=conf["version"],
+            dag_id=run.dag_id,
+            run_id=run.run_id,
+            by=plain_text(by, _LONGEST_NAME),
+            reason=plain_text(conf["reason"] or "", LONGEST["reason"]),
+            profile=conf["profile"],
+            steps=conf["steps"],
+            dry_run=bool(conf["dry_run"]),
+            override=plain_text((conf["override"] or "").strip(), LONGEST["override"]),
+        )
+
+
+def version_of_event(events: Mapping[Any, Sequence[Any]]) -> Any:
+    """The version in the extra of the newest event that started this run. RefusedError when it says none.
+
+    Whoever may send an event decides what stands there, so it is checked like a conf.
+    """
+    all_of_them = [event for _, of_asset in events.items() for event in of_asset]
+    newest = max(all_of_them, key=lambda event: event.timestamp, default=None)
+    extra = newest.extra if newest is not None else None
+    if not isinstance(extra, Mapping) or extra.get("version") is None:
+        raise RefusedError('the asset\'s event says no version; send it with an extra such as {"version": "v2.4.1"}.')
+    return extra["version"]

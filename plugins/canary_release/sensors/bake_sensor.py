@@ -6,6 +6,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from canary_release.control.desk import step_of
+from canary_release.core.plan import longest
 from canary_release.operators.rollout_task import RolloutOperator, refusals_are_final, step_index
 from canary_release.triggers.bake_trigger import BakeTrigger
 
@@ -34,11 +35,11 @@ class BakeSensor(RolloutOperator):
             f"the trigger takes the canary off by itself when the evidence says so",
             f"  started               {rollout.step_started_at}",
         )
-        longest = timedelta(seconds=step.bake + step.extend_up_to + release.max_no_data)
+        most = timedelta(seconds=step.bake + longest(release, step) + release.max_no_data)
         self.defer(
             trigger=BakeTrigger(rollout.id, index, release.poll),
             method_name="baked",
-            timeout=longest + _MARGIN,
+            timeout=most + _MARGIN,
         )
 
     def baked(self, context: Context, event: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -14,6 +15,9 @@ from canary_release.control.watching import Watcher
 # A task that resumes within seconds of deferring may be failed by the scheduler (apache/airflow 71580): its own
 # "I have deferred" is taken for a crash. The traffic does not wait for this: it was moved before.
 EARLIEST_EVENT_SECONDS = 10.0
+# Looks wait for servers most of their time. The loop's own pool has six threads on two cores: six load balancers that
+# hang would keep every other bake of this triggerer waiting.
+_LOOKS = ThreadPoolExecutor(64, thread_name_prefix="bake")
 
 
 class BakeTrigger(BaseTrigger):
@@ -38,10 +42,11 @@ class BakeTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         began = time.monotonic()
         actor = f"bake of {self.rollout_id} step {self.index + 1}"
-        watcher = Watcher(await asyncio.to_thread(open_desk), self.rollout_id, self.index, actor=actor)
+        loop = asyncio.get_running_loop()
+        watcher = Watcher(await loop.run_in_executor(_LOOKS, open_desk), self.rollout_id, self.index, actor=actor)
         while True:
             looked = time.monotonic()
-            seen = await asyncio.to_thread(watcher.look)
+            seen = await loop.run_in_executor(_LOOKS, watcher.look)
             if seen is not None:
                 self._tell(seen)
                 if watcher.finished(seen):

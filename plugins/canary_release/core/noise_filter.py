@@ -1,0 +1,195 @@
+"""Evidence that knows what noise an instance can make: a filter follows it, with and without harm.
+
+Hidden is z, how much worse than stable the canary happens to look because of its instances: stationary, normal,
+forgotten at the rate exp(-seconds/lasting). It is followed on Z places by an Ehrenfest urn (Rouwenhorst 1995), which
+has the variance and the autocorrelation of that process exactly. Shapes: W windows, C columns, J alternatives, and in
+front of them the null; NODES places at which a likelihood is given.
+"""
+
+from math import comb
+
+import numpy as np
+
+from canary_release.core.record import BoolArray, FloatArray, IntArray
+from canary_release.core.running_sums import Total
+
+CAP = 5.0  # no single window decides
+PLACES = 7
+_CAPPED = float(np.exp(CAP))
+_FLIPS = PLACES - 1
+# In standard deviations; the chance of each place is binomial.
+POSITIONS = (2.0 * np.arange(PLACES) - _FLIPS) / np.sqrt(_FLIPS)
+STATIONARY = np.array([comb(_FLIPS, place) for place in range(PLACES)]) / 2.0**_FLIPS
+SPACING = float(POSITIONS[1] - POSITIONS[0])
+NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(4)[::-1] + 0.5) / 4)  # Chebyshev: cubics through them stay close
+_LARGEST = 1e250
+_LONGEST = 8  # windows taken at a time between two looks at the cap, so few that nothing becomes nought
+_MOST = 60.0  # of a log likelihood ratio in one window, before the cap
+
+
+def _cubics(at: FloatArray) -> FloatArray:
+    """From values at the nodes to values at other places, (nodes, places)."""
+    columns = [np.prod([(at - b) / (a - b) for b in NODES if b != a], axis=0) for a in NODES]
+    return np.array(columns)
+
+
+def _modes() -> tuple[FloatArray, FloatArray]:
+    """What the urn's transitions have in common for every persistence a: K = L diag(a^k) R, rows as distributions."""
+    step = np.zeros((PLACES, PLACES))
+    for heads in range(PLACES):
+        if heads > 0:
+            step[heads, heads - 1] = heads / _FLIPS
+        if heads < _FLIPS:
+            step[heads, heads + 1] = 1.0 - heads / _FLIPS
+    values, left = np.linalg.eig(step)
+    left = left[:, np.argsort(-values.real)].real
+    return left, np.linalg.inv(left)
+
+
+_CUBICS = _cubics(POSITIONS)
+_ONES = np.ones(PLACES)
+_MIDDLE = _cubics(np.zeros(1))[:, 0]
+_LEFT, _RIGHT = _modes()
+
+
+class Filtered:
+    """The filters of the null A and of J alternatives M_j, scaled so that A adds up to 1:
+        M_j <- ((M_j + stake/J A) K) e^{l_j},  A <- (A K) e^{l_0}.
+    Sum M_j is a ratio of likelihoods, so that it is an e-process where instances do what the filter says. In one window
+    it grows by no more than the cap.
+    """
+
+    def __init__(self) -> None:
+        self._state: FloatArray | None = None  # (1 + J, C, Z)
+        self._ratio = np.zeros(0)
+
+    @np.errstate(over="ignore", invalid="ignore")  # in windows after a cap was met, which are taken again
+    def extend(
+        self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None = None
+    ) -> FloatArray:
+        """Sum M_j, (W, C), from log likelihoods (W, C, 1 + J, nodes), how much of z stays (W, C), stakes (W,).
+
+        anew: windows before which everything is forgotten, (W,).
+        """
+        steps = _Steps(likelihood, persistence, stakes, anew)
+        state, ratio = self._state, self._ratio
+        if state is None:
+            state, ratio = steps.fresh, np.zeros(likelihood.shape[1])
+        ratios, at, length = np.empty(persistence.shape), 0, 1
+        while at < len(stakes):
+            rows = slice(at, min(at + length, len(stakes)))
+            found, most = steps.take(state, ratio, rows)
+            over = ~(found <= most)
+            capped = bool(over.any())
+            last = int(np.argmax(over.any(axis=1))) if capped else len(found) - 1
+            ratios[at : at + last + 1] = found[: last + 1]
+            at += last
+            state = steps.states[at]
+            if capped:
+                ratios[at] = np.minimum(found[last], most[last])
+                state[1:] *= np.where(over[last], ratios[at] / found[last], 1.0)[:, None]
+            ratio = ratios[at]
+            state = np.ldexp(state, -np.frexp(state[0].sum(axis=-1))[1][:, None])
+            at, length = at + 1, 1 if capped else min(2 * length, _LONGEST)
+        self._state, self._ratio = state, ratio
+        return ratios
+
+
+class _Steps:
+    """The filters window after window, as far as no cap is met; powers of two are left to the caller."""
+
+    def __init__(
+        self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None
+    ) -> None:
+        self._chances, self._urn = _chances(likelihood), _Urn(persistence)
+        self._stakes, self._forget = stakes, np.zeros(len(stakes), dtype=bool) if anew is None else anew
+        self.states = np.empty_like(self._chances)
+        self.fresh = np.zeros(self._chances.shape[1:])  # nothing known yet, nothing staked
+        self.fresh[0] = STATIONARY
+
+    def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, FloatArray]:
+        """Sum M_j after each window, and what the cap allows, both (W, C); the states are kept."""
+        started, staked = np.empty_like(state), np.empty_like(state[0])
+        alike_started, staked = started.reshape(len(state), -1), staked.reshape(-1)
+        sums = np.empty((rows.stop - rows.start, len(state), state.shape[1]))
+        each = (self._stakes[rows] / (len(state) - 1)).tolist()
+        for at, stake, forget in zip(range(rows.start, rows.stop), each, self._forget[rows].tolist(), strict=True):
+            state = self.fresh if forget else state
+            alike = state.reshape(len(state), -1)
+            np.multiply(alike[0], stake, out=staked)
+            alike_started[0] = alike[0]
+            np.add(alike[1:], staked, out=alike_started[1:])
+            state = self.states[at]
+            self._urn.move(started, at, state)
+            state *= self._chances[at]
+            np.dot(state.reshape(-1, PLACES), _ONES, out=sums[at - rows.start].reshape(-1))
+        found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
+        before = np.concatenate((ratio[None], found[:-1]))
+        before[self._forget[rows]] = 0.0
+        return found, np.minimum(_CAPPED * (before + self._stakes[rows][:, None]), _LARGEST)
+
+
+class _Urn:
+    """What the urn makes of states (1 + J, C, Z) in each window."""
+
+    def __init__(self, persistence: FloatArray) -> None:
+        stays = np.minimum(persistence, 0.9999)
+        self._powers = stays[:, :, None] ** np.arange(PLACES)
+        self._common = np.where((stays == stays[:, :1]).all(axis=1), stays[:, 0], np.nan).tolist()
+        self._matrices: dict[float, FloatArray] = {}
+
+    def move(self, state: FloatArray, at: int, moved: FloatArray) -> None:
+        """From ``state`` to ``moved``."""
+        flat, result, common = state.reshape(-1, PLACES), moved.reshape(-1, PLACES), self._common[at]
+        if common == common:  # one matrix for all columns
+            if common not in self._matrices:
+                self._matrices[common] = np.maximum((_LEFT * common ** np.arange(PLACES)) @ _RIGHT, 0.0)
+            np.dot(flat, self._matrices[common], out=result)
+            return
+        modes = (flat @ _LEFT).reshape(state.shape)
+        modes *= self._powers[at]
+        np.dot(modes.reshape(-1, PLACES), _RIGHT, out=result)
+        np.maximum(result, 1e-150, out=result)  # rounding
+
+
+def _chances(likelihood: FloatArray) -> FloatArray:
+    """Likelihoods at the places, relative to the likeliest of the null, (W, 1 + J, C, Z)."""
+    places = likelihood.transpose(0, 2, 1, 3) @ _CUBICS
+    places -= places[:, :1].max(axis=-1, keepdims=True)
+    return np.exp(np.clip(places, -_MOST, _MOST, out=places), out=places)
+
+
+class FilteredMixture:
+    """ln E for the whole rollout, E_t = sum M_j + weights still to come, with a stake on a harm that begins at each
+    window; see Mixture.
+    """
+
+    def __init__(self) -> None:
+        self._filtered, self._weights = Filtered(), Total()
+
+    def extend(self, likelihood: FloatArray, persistence: FloatArray, weights: FloatArray) -> FloatArray:
+        """(W, C); see Filtered."""
+        _, spent = self._weights.extend(weights)
+        ratios = self._filtered.extend(likelihood, persistence, weights)
+        return np.log(ratios + np.maximum(1.0 - spent, 1e-300)[:, None])
+
+
+class FilteredStep:
+    """ln of the evidence since the step began, everything staked on its first window; see StepMixture."""
+
+    def __init__(self) -> None:
+        self._filtered, self._started = Filtered(), False
+
+    def extend(self, likelihood: FloatArray, persistence: FloatArray, began: IntArray) -> FloatArray:
+        """(W, C); began: (W,), 0 where the step began before these rows, else one more than the row it began at."""
+        anew = began == np.arange(len(began)) + 1
+        anew[:1] |= not self._started
+        self._started = True
+        ratios = self._filtered.extend(likelihood, persistence, anew.astype(float), anew)
+        return np.log(np.maximum(ratios, 1e-300))
+
+
+def of_harm(likelihood: FloatArray, cap: float = CAP) -> FloatArray:
+    """Log likelihood ratios of each harm if instances made no noise, (W, C, J)."""
+    middle = likelihood @ _MIDDLE
+    return np.asarray(np.minimum(middle[..., 1:] - middle[..., :1], cap))

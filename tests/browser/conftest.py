@@ -1,0 +1,166 @@
+"""A real Airflow that shows our pages, a ledger to fill, and Chromium to look with. All of it started once."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from canary_release.ledger import tables
+from canary_release.ledger.store import Ledger
+from debian import require_tool
+from demo.airflow_server import AirflowServer
+from demo.page_states import PageStates, balancer_connection
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("checkout", "search", "web")
+VIEWER = "vera"
+FLAGS = [
+    "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage",
+]  # fmt: skip
+# Runs to hang the pages on, each waiting for a person; what is released stands in the ledger alone.
+DAGS = f"""
+from datetime import timedelta
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param
+
+for service in {SERVICES}:
+    with DAG(f"release_{{service}}", schedule=None) as dag:
+        ApprovalOperator(
+            task_id="approve_25",
+            subject=f"{{service}}: 5 % → 25 %?",
+            response_timeout=timedelta(hours=1),
+            params={{"comment": Param(None, type=["null", "string"])}},
+        )
+    globals()[dag.dag_id] = dag
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An Airflow with our pages. balancer: the file in which the load balancer of ``checkout`` keeps its weights."""
+
+    airflow: AirflowServer
+    ledger: Ledger
+    balancer: Path
+
+    def refill(self, fill: Callable[[PageStates], object]) -> None:
+        """Nothing in the ledger but what ``fill`` writes."""
+        with self.ledger._write() as connection:
+            for table in reversed(tables.metadata.sorted_tables):
+                if sa.inspect(connection).has_table(table.name):
+                    connection.execute(table.delete())
+        fill(PageStates(self.ledger))
+
+    def password(self, user: str) -> str:
+        passwords: dict[str, str] = json.loads((self.airflow.home / "passwords.json").read_text())
+        return passwords[user]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "dags").mkdir()
+    (folder / "dags" / "pages.py").write_text(DAGS)
+    url = f"sqlite:///{folder / 'ledger.db'}"
+    connection = json.dumps({"conn_type": "generic", "extra": {"sqlalchemy_url": url}})
+    users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{VIEWER}:viewer"}
+    env = {"AIRFLOW_CONN_CANARY_LEDGER": connection} | users
+    env |= balancer_connection(folder / "balancer.json", "checkout", 5)
+    server = AirflowServer(folder / "home", dags=folder / "dags", plugins=ROOT / "plugins", extra_env=env)
+    with server:
+        server.wait_healthy(120, dags=[f"release_{service}" for service in SERVICES], plugin="canary_release")
+        ledger = Ledger.open(url)
+        yield Site(server, ledger, folder / "balancer.json")
+        ledger.close()
+
+
+@dataclass
+class Look:
+    """One tab, signed in. troubles: errors on its console, broken scripts, and requests to other hosts."""
+
+    page: Any
+    site: Site
+    troubles: list[str] = field(default_factory=list)
+
+    def go(self, path: str, shows: str = ".canary-page h1") -> None:
+        """Open a page of Airflow and wait until ours is there."""
+        self.page.goto(self.site.airflow.url + path)
+        self.page.wait_for_selector(shows, timeout=20_000)
+
+    def resized(self, width: int) -> None:
+        """Give the window this width, and wait until the charts were drawn for it."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.wait_for_function(CHARTS_FIT, timeout=20_000)
+
+    def overflow(self) -> list[str]:
+        """What is wider than the place that it has; what scrolls by itself is meant to be."""
+        found: list[str] = self.page.evaluate(OVERFLOW)
+        return found
+
+
+# Every chart is as wide as its place, give or take the rounding; true on pages without charts.
+CHARTS_FIT = """() => {
+  const place = document.querySelector(".canary-charts");
+  if (!place) return true;
+  const charts = [...place.querySelectorAll("svg")];
+  return charts.length > 0 && charts.every((svg) => {
+    const room = svg.parentElement.getBoundingClientRect().width;
+    return svg.width.baseVal.value <= room + 1 && svg.width.baseVal.value > room - 25;
+  });
+}"""
+OVERFLOW = """() => {
+  const found = [];
+  const root = document.documentElement;
+  if (root.scrollWidth > innerWidth) found.push(`document ${root.scrollWidth} > ${innerWidth}`);
+  for (const page of document.querySelectorAll(".canary-page")) {
+    const edge = page.getBoundingClientRect().right + 1;
+    for (const each of page.querySelectorAll("*")) {
+      if (each.closest(".canary-scroll table, .canary-said, svg, .canary-hidden")) continue;
+      if (each.getBoundingClientRect().right > edge) found.push(`${each.tagName}.${each.className}`);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(require_tool("chromium")), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(chromium: Any, site: Site) -> Iterator[Callable[..., Look]]:
+    """``look("dark")`` gives a tab in that theme, signed in as the admin; closed after the test."""
+    opened = []
+
+    def open_tab(theme: str = "light") -> Look:
+        context = chromium.new_context(viewport={"width": 1600, "height": 900}, color_scheme=theme)
+        opened.append(context)
+        context.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+        site.airflow.api.login()
+        token = site.airflow.api._token
+        context.add_cookies([{"name": "_token", "value": token, "url": site.airflow.url}])
+        tab = Look(context.new_page(), site)
+        tab.page.on("console", lambda said: said.type == "error" and tab.troubles.append(f"console: {said.text}"))
+        tab.page.on("pageerror", lambda error: tab.troubles.append(f"script: {error}"))
+        tab.page.on("request", lambda request: _note_foreign(tab, request.url))
+        return tab
+
+    yield open_tab
+    for context in opened:
+        context.close()
+
+
+def _note_foreign(tab: Look, url: str) -> None:
+    if not url.startswith((tab.site.airflow.url, "data:", "blob:")):
+        tab.troubles.append(f"request to {url}")

@@ -1,0 +1,59 @@
+"""Every release file that a user may copy: linted, planned, promoted and rolled back on what it is an example for."""
+
+from pathlib import Path
+
+import pytest
+
+from canary_release.control.real_desk import read_release
+from canary_release.core.plan import make_plan, render_plan
+from canary_release.core.release_file import lint
+from canary_release.hooks.registry import BACKENDS as KNOWN
+from canary_release.ledger.records import State
+from contracts.aws_cases import (  # noqa: F401  fixtures of the cases
+    aws,
+    hosted_zone,
+    running_alb,
+    running_moto,
+    strict_lambda,
+)
+from contracts.conftest import BACKENDS
+from contracts.declared_cases import data_plane, kept_fakes  # noqa: F401  fixtures of the cases
+from contracts.little_servers import ill
+from contracts.proxy_cases import (  # noqa: F401  fixtures of the cases
+    backend_urls,
+    kept_plus,
+    running_caddy,
+    running_envoy,
+    running_haproxy_weights,
+    running_nginx,
+)
+from contracts.rehearsal import Rehearsal, behind
+from contracts.test_balancers import CASES, running_haproxy  # noqa: F401  fixtures of the cases
+
+RELEASES = Path(__file__).parents[2] / "include" / "releases"
+FILES = sorted(path.name for path in RELEASES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_is_sound_and_says_what_it_would_do(name: str) -> None:
+    assert lint(RELEASES / name, source_name=name, backends=KNOWN) == []
+    release = read_release(RELEASES / name)
+    assert render_plan(release, make_plan(release))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_good_version_is_promoted_and_a_bad_one_taken_back(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    release = read_release(RELEASES / name)
+    kind = release.load_balancer.type
+    kind = kind if kind != "http" else f"http: {Path(name).stem}"
+    assert kind in CASES, f"{name} is an example for {kind}, which has no entry in the contract suite"
+    case = CASES[kind](request)
+    rehearsal = Rehearsal.of(behind(release, BACKENDS), case.balancer, case.url, tmp_path)
+    assert rehearsal.run(path_for=lambda _: "/").state is State.PROMOTED
+    assert case.balancer.get_weights()[BACKENDS[1]] == 100
+    bad = rehearsal.run(path_for=lambda rollout: ill(rollout.canary))
+    assert bad.state is State.ROLLED_BACK
+    assert case.balancer.get_weights()[BACKENDS[1]] == 100  # the proven side since the promotion
