@@ -16,7 +16,7 @@ class Case:
     forgets: a restart brings back what the configuration says, everything to the stable side.
     closes_idle: a shift closes idle connections; a client that just then asks on one has to ask again.
     resets: a shift closes a listening socket together with the connections that wait to be accepted, so that even a
-        client that asks again may lose a request, at most one a shift.
+        client that asks again may lose a request without a byte of an answer, at most one a shift.
     tested_against: the real program with its version, or whose fake it is, for the table in the README.
     """
 

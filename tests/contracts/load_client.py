@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from contracts.waiting import wait_until
 
+UNANSWERED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
 
 class Client:
     """One keep-alive connection. ``ask`` gives the body's text and the status of one GET.
@@ -29,7 +31,7 @@ class Client:
         try:
             self._connection.request("GET", path)
             response = self._connection.getresponse()
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+        except UNANSWERED:
             if not in_use or not self._ask_again:
                 raise
             self.asked_again += 1
@@ -56,6 +58,7 @@ class Load:
     def __init__(self) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.failures: list[str] = []
+        self.unanswered = 0  # of the failures: the connection was closed without a byte of an answer
         self.asked_again = 0
 
     @property
@@ -84,6 +87,7 @@ def under_load(url: str, clients: int = 4, pause: float = 0.002, *, ask_again: b
             except (OSError, http.client.HTTPException) as error:
                 with lock:
                     load.failures.append(f"{type(error).__name__}: {error}")
+                    load.unanswered += isinstance(error, UNANSWERED)
                 client.close()
                 continue
             with lock:

@@ -1,7 +1,9 @@
 """The guardian's DAG in a real Airflow: it sees what no lease can tell so soon, a paused DAG and a deleted run."""
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,20 @@ def exposed(desk: Desk, folder: Path, run_id: str) -> Rollout:
     return desk.ledger.rollout(rollout.id)
 
 
+@contextmanager
+def guardian_away(stage: Stage) -> Iterator[None]:
+    """No look of the guardian inside the block, so that its minute does not fall amid the making of a canary."""
+    stage.airflow.api.pause(GUARDIAN, True)
+    try:
+        deadline = time.monotonic() + 60
+        while any(not run.over for run in stage.airflow.api.runs(GUARDIAN)):
+            assert time.monotonic() < deadline, "a look of the guardian does not end"
+            time.sleep(0.2)
+        yield
+    finally:
+        stage.airflow.api.pause(GUARDIAN, False)
+
+
 def look_now(stage: Stage, run_id: str) -> None:
     """One look of the guardian, without waiting for its minute."""
     stage.airflow.api.trigger(GUARDIAN, run_id)
@@ -78,8 +94,9 @@ def test_canary_of_a_paused_dag_is_taken_off_while_its_lease_still_lives(
     stage.airflow.api.pause(DAG_ID, True)
     try:
         stage.airflow.api.trigger(DAG_ID, "shop-paused", conf={"version": "v9"})
-        rollout = exposed(desk, tmp_path, "shop-paused")
-        assert stage.weights()[rollout.canary] == 10
+        with guardian_away(stage):
+            rollout = exposed(desk, tmp_path, "shop-paused")
+            assert stage.weights()[rollout.canary] == 10
         assert runs.run_state(rollout.dag_id, rollout.run_id) == "paused"
         look_now(stage, "look-paused")
         ended = desk.ledger.rollout(rollout.id)
@@ -96,7 +113,9 @@ def test_canary_of_a_paused_dag_is_taken_off_while_its_lease_still_lives(
 def test_canary_whose_run_airflow_does_not_know_is_taken_off_while_its_lease_still_lives(
     stage: Stage, desk: Desk, runs: AirflowRuns, tmp_path: Path
 ) -> None:
-    rollout = exposed(desk, tmp_path, "shop-deleted")
+    with guardian_away(stage):
+        rollout = exposed(desk, tmp_path, "shop-deleted")
+        assert stage.weights()[rollout.canary] == 10
     assert runs.run_state(rollout.dag_id, rollout.run_id) is None
     look_now(stage, "look-deleted")
     ended = desk.ledger.rollout(rollout.id)
