@@ -12,30 +12,44 @@ from typing import Any
 BEGIN, END = "<!-- balancers: begin, written by `make bench-shift` -->", "<!-- balancers: end -->"
 HEAD = (
     "load balancer", "tested against", "shift p50 / p95", "lost requests", "off at 1 / 5 / 25 %", "finest step",
-    "ends the lease itself", "weights stand after a restart",
+    "abilities", "weights stand after a restart",
 )  # fmt: skip
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """The table as Markdown. figures: by type, as the figures file holds them."""
-    lines = [HEAD, ["---"] * len(HEAD), *(_cells(name, figures[name]) for name in sorted(figures))]
+    rows = sorted(figures.values(), key=lambda row: str(row["title"]))
+    lines = [HEAD, ["---"] * len(HEAD), *map(_cells, rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
-    lost = f"{row['lost']} of {row['requests']:,}" if "lost" in row else "no traffic through it"
+def _cells(row: Mapping[str, Any]) -> list[str]:
     errors = row.get("split_error")
-    off = " / ".join(f"{errors[share]:+.2f}" for share in ("1", "5", "25")) + " pp" if errors else "-"
     return [
-        f"`{name}`",
+        row["title"],
         row["tested_against"],
         f"{1000 * row['p50']:.0f} / {1000 * row['p95']:.0f} ms",
-        lost,
-        off,
+        _lost(row),
+        " / ".join(f"{errors[share]:+.2f}" for share in ("1", "5", "25")) + " pp" if errors else "-",
         f"{row['finest_step']} %",
-        "yes" if row["lease"] else "no",
-        "yes" if row["survives_restart"] else "no: all to stable",
+        ", ".join(f"`{ability}`" for ability in row["abilities"]) or "-",
+        _after_restart(row),
     ]
+
+
+def _lost(row: Mapping[str, Any]) -> str:
+    if "lost" not in row:
+        return "no traffic through it"
+    again = f" ({row['asked_again']:,} asked again)" if row.get("asked_again") else ""
+    return f"{row['lost']:,} of {row['requests']:,}{again}"
+
+
+def _after_restart(row: Mapping[str, Any]) -> str:
+    if "survives_restart" not in row:
+        return "-"
+    if row["survives_restart"]:
+        return f"yes, with {row['kept_by']}" if row["kept_by"] else "yes"
+    return "no: all to stable" if row["back_to_stable"] else "no: as configured"
 
 
 def put_into(page: str, text: str) -> str:

@@ -15,12 +15,13 @@ from canary_release.hooks.aws_alb import AlbOptions, AwsAlbHook
 from canary_release.hooks.aws_lambda import AwsLambdaHook
 from canary_release.hooks.aws_lease import LeasedAlbHook, LeaseOptions
 from canary_release.hooks.aws_route53 import AwsRoute53Hook
-from contracts.case import Case
-from contracts.conftest import BACKENDS
+from contracts.case import Case, real
 from contracts.little_servers import Answer, LittleServer, little_server
+from contracts.shop import BACKENDS
 from contracts.strict_lambda import StrictLambda
 from demo.alb_mirror import AlbMirror
 from demo.moto_server import Alb, MotoServer
+from demo.traefik_server import traefik_binary
 
 STABLE, CANARY = BACKENDS
 LEASE_ROLE = "arn:aws:iam::123456789012:role/canary-lease"
@@ -123,6 +124,8 @@ def alb_case(request: pytest.FixtureRequest, *, leased: bool = False) -> Case:
         hook.mirror = aws.mirror
         return hook
 
+    traefik = real("Traefik", [traefik_binary(), "version"])
+    schedule = "; its schedule on moto, ended by a strict fake in tests/hooks" if leased else ""
     return Case(
         make(*BACKENDS),
         make(*BACKENDS),
@@ -131,7 +134,7 @@ def alb_case(request: pytest.FixtureRequest, *, leased: bool = False) -> Case:
         # moto would forget all; what an ALB loses and gets again are nodes that carry the traffic.
         aws.mirror.traefik.restart,
         url=aws.mirror.url,
-        tested_against=f"moto {version('moto')} and a real Traefik that follows it",
+        tested_against=f"moto {version('moto')}, traffic through a {traefik} that follows it{schedule}",
     )
 
 
@@ -210,9 +213,10 @@ def route53_case(request: pytest.FixtureRequest) -> Case:
     )
 
 
-AWS_CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
+CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "aws_alb": alb_case,
     "aws_alb_leased": partial(alb_case, leased=True),
     "aws_lambda": lambda_case,
     "aws_route53": route53_case,
 }
+IN_TRAFFIC = ("aws_alb",)

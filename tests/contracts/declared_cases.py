@@ -20,12 +20,11 @@ from canary_release.hooks.http_weights import HttpWeightsHook
 from canary_release.hooks.istio import IstioHook
 from canary_release.hooks.traefik import TraefikHook
 from canary_release.hooks.weight_units import from_units
-from contracts.case import Case
-from contracts.conftest import BACKENDS
-from contracts.shift_figures import real
+from contracts.case import Case, real
+from contracts.shop import BACKENDS
 from contracts.waiting import wait_until
 from demo.fake_api_server import FakeApiServer
-from demo.http_api_fakes import APISIX_ROUTE, KEY, SPLITTER, TARGETS, ApisixFake, ConsulFake, KongFake
+from demo.http_api_fakes import KEY, ApisixFake, ConsulFake, KongFake
 from demo.kubernetes_fake import ROUTE, TOKEN, VIRTUAL_SERVICE, KubernetesFake
 from demo.traefik_server import TraefikServer, traefik_binary
 
@@ -162,7 +161,7 @@ def istio_case(request: pytest.FixtureRequest) -> Case:
 
 
 def _declared_case(request: pytest.FixtureRequest, example: str, make_fake: Callable[[DataPlane], FakeApiServer],
-                   header: str, whose: str) -> Case:  # fmt: skip
+                   header: str, title: str, whose: str) -> Case:  # fmt: skip
     plane = _plane(request)
     plane.set({STABLE: 100, CANARY: 0})
     fake = request.getfixturevalue("kept_fakes").enter_context(make_fake(plane))
@@ -186,6 +185,7 @@ def _declared_case(request: pytest.FixtureRequest, example: str, make_fake: Call
         configuration,
         fake.restart,
         url=plane.url,
+        title=f"`http` ({title})",
         tested_against=_against(whose),
     )
 
@@ -201,24 +201,24 @@ def kong_case(request: pytest.FixtureRequest) -> Case:
     def fake(plane: DataPlane) -> KongFake:
         return KongFake({STABLE: 10_000, CANARY: 0}, lambda _, targets: plane.set(targets))
 
-    return _declared_case(request, "kong", fake, "Kong-Admin-Token", f"Kong's Admin API ({TARGETS})")
+    return _declared_case(request, "kong", fake, "Kong-Admin-Token", "Kong", "Kong's Admin API")
 
 
 def apisix_case(request: pytest.FixtureRequest) -> Case:
     def fake(plane: DataPlane) -> ApisixFake:
         return ApisixFake({STABLE: 10_000, CANARY: 0}, lambda _, weights: plane.set(weights))
 
-    return _declared_case(request, "apisix", fake, "X-API-KEY", f"APISIX' Admin API ({APISIX_ROUTE})")
+    return _declared_case(request, "apisix", fake, "X-API-KEY", "APISIX", "APISIX' Admin API")
 
 
 def consul_case(request: pytest.FixtureRequest) -> Case:
     def fake(plane: DataPlane) -> ConsulFake:
         return ConsulFake({STABLE: 100, CANARY: 0}, lambda _, weights: plane.set(weights))
 
-    return _declared_case(request, "consul", fake, "X-Consul-Token", f"Consul's config entries ({SPLITTER})")
+    return _declared_case(request, "consul", fake, "X-Consul-Token", "Consul", "Consul's config entries")
 
 
-DECLARED_CASES = {
+CASES = {
     "gateway_api": gateway_api_case,
     "istio": istio_case,
     "http: kong": kong_case,

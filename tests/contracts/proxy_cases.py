@@ -19,11 +19,10 @@ from canary_release.hooks.envoy import EnvoyHook
 from canary_release.hooks.haproxy_weights import HaproxyWeightsHook
 from canary_release.hooks.nginx import NginxHook
 from canary_release.hooks.nginx_plus import NginxPlusHook
-from contracts.case import Case
-from contracts.conftest import BACKENDS
+from contracts.case import Case, real
 from contracts.little_servers import Answer, little_server
 from contracts.nginx_plus_fake import NginxPlusFake, nginx_plus
-from contracts.shift_figures import real
+from contracts.shop import BACKENDS
 from contracts.waiting import wait_until
 from demo.caddy_server import CaddyServer, caddy_binary
 from demo.envoy_server import EnvoyServer, envoy_binary
@@ -94,6 +93,7 @@ def envoy_case(request: pytest.FixtureRequest, *, runtime: bool = False) -> Case
         envoy.restart,
         url=envoy.url,
         forgets=runtime,
+        title="`envoy` (`mode: runtime`)" if runtime else "",
         tested_against=real("Envoy", [envoy_binary(), "--version"]),
     )
 
@@ -142,6 +142,7 @@ def nginx_case(request: pytest.FixtureRequest, *, mode: Mode = "njs") -> Case:
         nginx.restart,
         url=nginx.url,
         closes_idle=mode == "reload",
+        title="`nginx` (`mode: reload`)" if mode == "reload" else "",
         tested_against=real("nginx", [nginx_binary(), "-v"]),
     )
 
@@ -178,6 +179,7 @@ def caddy_case(request: pytest.FixtureRequest) -> Case:
         url=caddy.url,
         closes_idle=True,
         resets=True,
+        kept_by="`--resume`",
         tested_against=real("Caddy", [caddy_binary(), "version"]),
     )
 
@@ -213,6 +215,7 @@ def haproxy_weights_case(request: pytest.FixtureRequest) -> Case:
         configuration,
         haproxy.restart,
         url=haproxy.url,
+        kept_by="`state_file`",
         tested_against=real("HAProxy", [haproxy_binary()[0], "-v"], haproxy_binary()[1]),
     )
 
@@ -240,11 +243,12 @@ def nginx_plus_case(request: pytest.FixtureRequest) -> Case:
         make(STABLE, "nobody"),
         configuration,
         lambda: None,
-        tested_against="a strict fake of the NGINX Plus API",
+        restarts=False,
+        tested_against="strict fake of the NGINX Plus API",
     )
 
 
-PROXY_CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
+CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "envoy": envoy_case,
     "envoy_runtime": partial(envoy_case, runtime=True),
     "caddy": caddy_case,
@@ -253,5 +257,4 @@ PROXY_CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {
     "nginx_plus": nginx_plus_case,
     "nginx_reload": partial(nginx_case, mode="reload"),
 }
-# Those that traffic goes through.
-PROXY_SERVERS = tuple(name for name in PROXY_CASES if name != "nginx_plus")
+IN_TRAFFIC = tuple(name for name in CASES if name != "nginx_plus")

@@ -1,17 +1,15 @@
 """Measures one load balancer of the contract suite, for ``make bench-shift`` and the README's table."""
 
-import os
-import re
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
-from canary_release.core.ports import KeepsLease, LoadBalancer
+from canary_release.core.ports import LoadBalancer
 from canary_release.core.values import Weights
-from contracts.conftest import BACKENDS
+from canary_release.hooks.abilities import abilities_of
+from contracts.case import Case
 from contracts.load_client import ask_many, under_load
+from contracts.shop import BACKENDS
 from contracts.waiting import wait_until
 
 STABLE, CANARY = BACKENDS
@@ -20,30 +18,21 @@ SHARES = ("1", "5", "25")
 ASKED = 4000  # for each share; a balancer that draws at random is then off by 0.16, 0.34 and 0.68 points (one sd)
 
 
-class Case(Protocol):
-    """What is measured; ``test_balancers.Case`` is one."""
-
-    balancer: LoadBalancer
-    restart: Callable[[], None]
-    url: str
-    closes_idle: bool
-    tested_against: str
-
-
-def real(name: str, argv: Sequence[str], environment: Mapping[str, str | None] | None = None) -> str:
-    """``real NAME VERSION`` as the program itself tells it."""
-    variables = {key: value for key, value in (environment or {}).items() if value is not None}
-    told = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=os.environ | variables)
-    version = re.search(r"[0-9]+\.[0-9]+\.[0-9]+", told.stdout + told.stderr)
-    return f"real {name} {version.group() if version else '(it tells no version)'}"
-
-
-def measured(case: Case) -> dict[str, Any]:
+def measured(name: str, case: Case) -> dict[str, Any]:
     """Seconds of 200 flips, requests lost and how far off the split was while clients asked; JSON values."""
-    row = described(case)
+    row = described(name, case)
     seconds = under_traffic(case, row) if case.url else [one_flip(case, number) for number in range(FLIPS)]
     row |= {"shifts": len(seconds), "p50": quantile(seconds, 0.50), "p95": quantile(seconds, 0.95)}
-    return row | {"survives_restart": survives_restart(case)}
+    if case.restarts:
+        row["survives_restart"] = survives_restart(case)
+    return row
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """What a person reads while the figures are made: one line a load balancer."""
+    lost = f"lost {row['lost']:,} of {row['requests']:,} requests" if "lost" in row else "no traffic through it"
+    latency = f"{row['shifts']} shifts, p50 {1000 * row['p50']:.0f} ms, p95 {1000 * row['p95']:.0f} ms"
+    return f"{row['title'].replace('`', ''):<28} {latency}, {lost}"
 
 
 def shift(balancer: LoadBalancer, canary_percent: str) -> None:
@@ -52,11 +41,14 @@ def shift(balancer: LoadBalancer, canary_percent: str) -> None:
     wait_until(lambda: balancer.get_weights() == weights, f"{weights} read back")
 
 
-def described(case: Case) -> dict[str, Any]:
+def described(name: str, case: Case) -> dict[str, Any]:
     return {
+        "title": case.title or f"`{name}`",
         "tested_against": case.tested_against,
         "finest_step": str(case.balancer.finest_step),
-        "lease": isinstance(case.balancer, KeepsLease),
+        "abilities": sorted(abilities_of(type(case.balancer))),
+        "back_to_stable": case.leased,
+        "kept_by": case.kept_by,
     }
 
 

@@ -9,26 +9,10 @@ from canary_release.core.plan import make_plan, render_plan
 from canary_release.core.release_file import lint
 from canary_release.hooks.registry import BACKENDS as KNOWN
 from canary_release.ledger.records import State
-from contracts.aws_cases import (  # noqa: F401  fixtures of the cases
-    aws,
-    hosted_zone,
-    running_alb,
-    running_moto,
-    strict_lambda,
-)
-from contracts.conftest import BACKENDS
-from contracts.declared_cases import data_plane, kept_fakes  # noqa: F401  fixtures of the cases
+from contracts.every_case import CASES
 from contracts.little_servers import ill
-from contracts.proxy_cases import (  # noqa: F401  fixtures of the cases
-    backend_urls,
-    kept_plus,
-    running_caddy,
-    running_envoy,
-    running_haproxy_weights,
-    running_nginx,
-)
 from contracts.rehearsal import Rehearsal, behind
-from contracts.test_balancers import CASES, running_haproxy  # noqa: F401  fixtures of the cases
+from contracts.shop import BACKENDS
 
 RELEASES = Path(__file__).parents[2] / "include" / "releases"
 FILES = sorted(path.name for path in RELEASES.glob("*.yaml"))

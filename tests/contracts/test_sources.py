@@ -25,11 +25,10 @@ from canary_release.hooks.replayed import ReplayedSource
 from canary_release.hooks.scrape import ScrapeSource
 from canary_release.hooks.sql_source import SqlSource
 from canary_release.hooks.traefik import TraefikHook
-from contracts.conftest import BACKENDS, Shop
 from contracts.fake_aws import FakeCloudWatch
 from contracts.little_servers import Answer
 from contracts.load_client import ask_many
-from contracts.proxy_cases import backend_urls, running_nginx  # noqa: F401  fixtures of the cases
+from contracts.shop import BACKENDS, Shop
 from contracts.waiting import wait_until
 from debian import require_tool
 from demo.nginx_server import NginxServer

@@ -27,8 +27,8 @@ from contracts.aws_cases import (  # noqa: F401  fixtures
     running_alb,
     running_moto,
 )
-from contracts.conftest import BACKENDS
 from contracts.load_client import ask_many
+from contracts.shop import BACKENDS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "aws.md"
 STABLE, CANARY = BACKENDS
