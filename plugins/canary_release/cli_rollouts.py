@@ -8,7 +8,8 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,15 @@ from canary_release.core.problems import CanaryError
 
 if TYPE_CHECKING:
     from canary_release.hooks.airflow_remote import RemoteAirflow
+    from canary_release.ledger.overview import Brief
     from canary_release.ledger.records import Rollout
     from canary_release.ledger.store import Ledger
 
 _Add = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 POLL = 2.0
 """Seconds between two looks of a watching terminal."""
+MOST = 1000
+"""Past rollouts that are listed at once."""
 
 
 def add_rollout_commands(commands: Any, add: _Add) -> None:
@@ -34,7 +38,7 @@ def add_rollout_commands(commands: Any, add: _Add) -> None:
 
     history = add(commands, "history", _history, "a service's past rollouts, newest first")
     history.add_argument("service", metavar="SERVICE")
-    history.add_argument("--limit", type=int, default=20)
+    history.add_argument("--limit", type=int, default=20, metavar="N", help=f"at most {MOST} (default: 20)")
     history.add_argument("--json", action="store_true")
 
     abort = add(commands, "abort", _abort, "give all traffic back to the safe side, now")
@@ -137,7 +141,7 @@ def _page(remote: "RemoteAirflow | None", rollout_id: str) -> dict[str, Any]:
     rollout = ledger.rollout(rollout_id)
     page = rollout_page(ledger, read_story(ledger, rollout, time.time()), user="", may_change=False)
     plain: dict[str, Any] = TypeAdapter(RolloutPage).dump_python(page, mode="json")
-    return plain | {"lease_until": rollout.lease_until}
+    return plain
 
 
 def _newest_id(remote: "RemoteAirflow | None", service: str) -> str:
@@ -151,15 +155,14 @@ def _ledger_rows(service: str | None) -> list[dict[str, Any]]:
     ledger = open_ledger()
     known = list(ledger.services())
     _require_known(service, known, "the ledger")
-    wanted = [service] if service else known
-    newest = [found for name in wanted if (found := ledger.active(name) or _latest(ledger, name)) is not None]
-    return [_row(rollout) for rollout in newest]
+    newest = [_active_or_latest(ledger, name) for name in ([service] if service else known)]
+    return [_row(each) for each in _as_json([found for found in newest if found is not None])]
 
 
 def _remote_rows(remote: "RemoteAirflow", service: str | None) -> list[dict[str, Any]]:
     rows = remote.services()
     _require_known(service, [row["service"] for row in rows], "Airflow")
-    return [_remote_row(row) for row in rows if service in (None, row["service"])]
+    return [_row(row) for row in rows if service in (None, row["service"])]
 
 
 def _require_known(service: str | None, known: list[str], where: str) -> None:
@@ -168,24 +171,21 @@ def _require_known(service: str | None, known: list[str], where: str) -> None:
         raise CanaryError(f"{where} knows no service {service!r}; it knows: {there}.")
 
 
-def _latest(ledger: "Ledger", service: str) -> "Rollout | None":
-    return next(iter(ledger.history(service, limit=1)), None)
+def _active_or_latest(ledger: "Ledger", service: str) -> "Rollout | None":
+    return ledger.active(service) or next(iter(ledger.history(service, limit=1)), None)
 
 
-def _row(rollout: "Rollout") -> dict[str, Any]:
-    return {
-        "service": rollout.service,
-        "rollout": rollout.id,
-        "version": f"{rollout.old_version} -> {rollout.version}",
-        "state": str(rollout.state),
-        "step": rollout.step + 1,
-        "started": _instant(rollout.started_at),
-        "by": rollout.started_by,
-        "why": rollout.outcome_reason,
-    }
+def _as_json(rollouts: "Sequence[Rollout | Brief]") -> list[dict[str, Any]]:
+    """What Airflow's answer to the same question would hold."""
+    from canary_release.ledger.overview import Brief, brief_of
+    from canary_release.ui.past_rows import past_rows
+
+    briefs = [each if isinstance(each, Brief) else brief_of(each) for each in rollouts]
+    return [asdict(row) for row in past_rows(briefs)]
 
 
-def _remote_row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """row: from the list of services or from a service's history."""
     return {
         "service": row["service"],
         "rollout": row["rollout"],
@@ -193,6 +193,7 @@ def _remote_row(row: dict[str, Any]) -> dict[str, Any]:
         "state": row["state"],
         "step": row["step"] + 1,
         "started": _instant(row["started_at"]),
+        "ended": _instant(row["ended_at"]),
         "by": row["started_by"],
         "why": row["outcome_reason"],
     }
@@ -206,24 +207,20 @@ def _instant(at: float | None) -> str:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    remote = remote_airflow(arguments)
-    if remote is not None:
-        found = [row for row in remote.services() if row["service"] == arguments.service]
-        past = [
-            {
-                "rollout": one["rollout"],
-                "version": one["version"],
-                "state": one["state"],
-                "ended": _instant(one["ended_at"]),
-            }
-            for row in found
-            for one in row["past"][: arguments.limit]
-        ]
-        return _show(past, arguments.json, empty=f"no rollout of {arguments.service}")
-    from canary_release.control.real_desk import open_ledger
+    if not 1 <= arguments.limit <= MOST:
+        raise WrongCallError(f"--limit must be between 1 and {MOST}.")
+    service, remote = arguments.service, remote_airflow(arguments)
+    found = remote.history(service, arguments.limit) if remote else _ledger_history(service, arguments.limit)
+    return _show([_row(each) for each in found], arguments.json, empty=f"no rollout of {service}")
 
-    rollouts = open_ledger().history(arguments.service, limit=arguments.limit)
-    return _show([_row(rollout) for rollout in rollouts], arguments.json, empty=f"no rollout of {arguments.service}")
+
+def _ledger_history(service: str, limit: int) -> list[dict[str, Any]]:
+    from canary_release.control.real_desk import open_ledger
+    from canary_release.ledger.overview import past_of
+
+    ledger = open_ledger()
+    _require_known(service, list(ledger.services()), "the ledger")
+    return _as_json(past_of(ledger, service, limit))
 
 
 def _abort(arguments: argparse.Namespace) -> int:

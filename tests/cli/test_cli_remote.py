@@ -218,6 +218,30 @@ def test_wrong_environment_is_a_sentence_without_its_values(
     assert "two words" not in said
 
 
+def test_history_has_every_rollout_that_the_limit_allows(fake: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> None:
+    rollouts = [
+        {
+            "service": "shop", "rollout": f"shop-{number}", "old_version": "v1", "version": "v2", "state": "promoted",
+            "step": 3, "started_at": 0.0, "ended_at": 60.0, "started_by": "ada", "outcome_reason": "every check passed",
+        }
+        for number in range(12)
+    ]  # fmt: skip
+    fake.answers["GET /canary/api/services/shop/rollouts"] = (200, {"service": "shop", "rollouts": rollouts})
+    assert main(["history", "shop", "--limit", "12", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 12
+    assert rows[0] == {
+        "service": "shop", "rollout": "shop-0", "version": "v1 -> v2", "state": "promoted", "step": 4,
+        "started": "1970-01-01 00:00:00Z", "ended": "1970-01-01 00:01:00Z", "by": "ada", "why": "every check passed",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001"])
+def test_history_of_no_or_of_endless_length_is_a_wrong_call(fake: FakeAirflow, limit: str) -> None:
+    assert main(["history", "shop", "--limit", limit]) == 2
+    assert fake.sent == []
+
+
 def test_server_that_speaks_something_else_is_a_sentence(fake: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answers["GET /api/v2/dags"] = (200, ["not", "airflow"])
     assert main(["release", "shop", "v2"]) == 1
@@ -227,7 +251,7 @@ def test_server_that_speaks_something_else_is_a_sentence(fake: FakeAirflow, caps
 def test_answer_of_another_version_is_a_sentence(fake: FakeAirflow, capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "service": "shop", "rollout": "shop-1", "old_version": "v1", "version": "v2", "state": "running", "step": 0,
-        "started_at": 0.0, "started_by": "ada", "outcome_reason": "",
+        "started_at": 0.0, "ended_at": None, "started_by": "ada", "outcome_reason": "",
     }  # fmt: skip
     fake.answers["GET /canary/api/services"] = (200, {"services": [row]})
     fake.answers["GET /canary/api/rollouts/shop-1"] = (200, {"row": {"service": "shop"}, "at": "soon"})

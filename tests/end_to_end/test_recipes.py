@@ -124,6 +124,10 @@ def test_terminal_releases_watches_and_aborts_through_airflow_alone(
     assert code == 0
     assert "v30" in (tmp_path / f"{found.id}.html").read_text()
     assert said(canary(stage, tmp_path, "release", "shop", "v30", "--dag", DAG_ID))[0] == 1
+    code, listed = said(canary(stage, tmp_path, "history", "shop", "--limit", "1", "--json"))
+    [newest] = json.loads(listed)
+    assert (newest["rollout"], newest["state"]) == (found.id, "rolled_back")
+    assert "customers call" in newest["why"]
     stage.airflow.api.wait_until_ended(DAG_ID, "shop-v30", 90)
 
 

@@ -59,6 +59,8 @@ def airflow_pages(
 
     class Manager(SimpleAuthManager):
         def get_authorized_dag_ids(self, *, user: SimpleAuthManagerUser, **_: object) -> set[str]:
+            if user.role is None:
+                return set()
             return (known or set()) - ({FORBIDDEN_DAG} if user.role == "viewer" else set())
 
     def signed_in(request: Request) -> SimpleAuthManagerUser:

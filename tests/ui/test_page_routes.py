@@ -10,31 +10,10 @@ from canary_release.ledger import overview
 from demo.page_states import HOSTILE
 from ui.conftest import FORBIDDEN_DAG, Pages
 
-READS = [
-    "/api/services",
-    "/api/rollouts/checkout-12",
-    "/api/dags/release_checkout/runs/checkout-v2.14.1/rollout",
-    "/api/rollouts/checkout-12/charts",
-    "/api/rollouts/checkout-12/charts/weight.svg",
-    "/rollouts/checkout-12/report",
-    "/api/openapi.json",
-]
-
 
 def listed(pages: Pages, role: str = "user") -> dict[str, Any]:
     rows = pages.client.get("/api/services", headers=pages.as_(role)).raise_for_status().json()["services"]
     return {row["service"]: row for row in rows}
-
-
-@pytest.mark.parametrize("path", READS)
-def test_nobody_reads_without_signing_in(pages: Pages, path: str) -> None:
-    assert pages.client.get(path).status_code == 401
-    assert pages.client.get(path, headers=pages.as_("viewer")).status_code == 200
-
-
-def test_a_user_without_any_role_reads_no_rollout(pages: Pages) -> None:
-    for path in READS[1:6]:
-        assert pages.client.get(path, headers=pages.as_("none")).status_code == 403, path
 
 
 def test_service_whose_dag_may_not_be_read_is_not_listed(pages: Pages) -> None:
@@ -136,6 +115,27 @@ def test_run_that_never_began_a_rollout_is_told(pages: Pages) -> None:
     assert (answer.status_code, answer.json()["detail"]) == (
         404, "The run nothing of release_search has no rollout in the ledger.",
     )  # fmt: skip
+
+
+def test_history_of_a_service_lists_its_rollouts_newest_first(pages: Pages) -> None:
+    answer = pages.client.get("/api/services/search/rollouts?limit=3", headers=pages.as_("viewer"))
+    rows = answer.raise_for_status().json()["rollouts"]
+    assert [row["rollout"] for row in rows] == ["search-12", "search-11", "search-10"]
+    assert (rows[0]["state"], rows[0]["started_by"], rows[0]["step"]) == ("rolled_back", "ada", 1)
+    assert "error_rate: canary" in rows[0]["outcome_reason"]
+
+
+def test_history_of_a_dag_that_may_not_be_read_is_refused_and_of_nothing_is_unknown(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from canary_release.ui import page_routes
+
+    monkeypatch.setattr(page_routes, "may", lambda user, method, dag_id: dag_id != FORBIDDEN_DAG)
+    headers = pages.as_("none")
+    assert pages.client.get("/api/services/stock/rollouts", headers=headers).status_code == 403
+    assert pages.client.get("/api/services/search/rollouts", headers=headers).status_code == 200
+    answer = pages.client.get("/api/services/nobody/rollouts", headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (404, "The ledger knows no rollout of 'nobody'.")
 
 
 def test_unknown_rollout_and_unknown_chart_are_told(pages: Pages) -> None:

@@ -133,6 +133,10 @@ class RemoteAirflow:
     def services(self) -> list[dict[str, Any]]:
         return list(self._get("/canary/api/services")["services"])
 
+    def history(self, service: str, limit: int) -> list[dict[str, Any]]:
+        """Its rollouts, newest first. NotInAirflowError when there is none."""
+        return list(self._get(f"/canary/api/services/{quote(service, safe='')}/rollouts", limit=str(limit))["rollouts"])
+
     def rollout(self, rollout_id: str) -> dict[str, Any]:
         return self._get(f"/canary/api/rollouts/{quote(rollout_id, safe='')}")
 

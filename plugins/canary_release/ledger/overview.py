@@ -240,6 +240,15 @@ def dag_ids(ledger: Ledger) -> set[str]:
         return set(connection.scalars(sa.select(tables.rollouts.c.dag_id).distinct()))
 
 
+def past_of(ledger: Ledger, service: str, limit: int) -> list[Brief]:
+    """A service's rollouts, newest first, dry runs among them. Raises LedgerError."""
+    table = tables.rollouts
+    newest = table.c.started_at.desc(), table.c.generation.desc()
+    query = sa.select(*(table.c[name] for name in _TOLD)).where(table.c.service == service).order_by(*newest)
+    with ledger._read() as connection:
+        return [_brief(row) for row in connection.execute(query.limit(limit))]
+
+
 def newest_of(ledger: Ledger, service: str) -> Rollout | None:
     """The rollout in progress, else the last one that was no dry run. Raises LedgerError."""
     rollouts = ledger.history(service, limit=50)
@@ -274,9 +283,15 @@ def _current(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[B
     query = sa.select(*(table.c[name] for name in _TOLD), table.c.plan).where(table.c.id.in_(ids))
     found = {}
     for *told, plan in connection.execute(query):
-        values = dict(zip(_TOLD, told, strict=True))
-        found[values["id"]] = (Brief(**(values | {"state": State(values["state"])})), plan)
+        brief = _brief(told)
+        found[brief.id] = (brief, plan)
     return found
+
+
+def _brief(told: Sequence[Any]) -> Brief:
+    """From the columns of _TOLD."""
+    values = dict(zip(_TOLD, told, strict=True))
+    return Brief(**(values | {"state": State(values["state"])}))
 
 
 def _last_decisions(connection: sa.Connection, ids: Sequence[str]) -> dict[str, DecisionRecord]:

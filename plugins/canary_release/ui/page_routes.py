@@ -14,6 +14,7 @@ from canary_release.ledger.store import Ledger
 from canary_release.ui.chart_series import bins_of
 from canary_release.ui.charts import Charts, Story, check_chart, draw, evidence_chart, weight_chart
 from canary_release.ui.past_harm import keep_missing
+from canary_release.ui.past_rows import History, past_rows
 from canary_release.ui.permissions import GetUserDep, changeable_dags, may, readable_dags, require
 from canary_release.ui.report_page import policy, report_html
 from canary_release.ui.rollout_page import RolloutPage, read_story, rollout_page
@@ -23,6 +24,7 @@ from canary_release.ui.svg_canvas import Canvas, shown_width
 routes = APIRouter()
 DAYS = 30
 _AT_ONCE = 20  # finished rollouts whose sums are made up for after one look at the list
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Width = Annotated[int, Query(ge=1, le=100_000, description="CSS pixels; what is beyond the possible is cut")]
 
 
@@ -43,6 +45,18 @@ def services(user: GetUserDep, later: BackgroundTasks) -> Response:
     finished = [each for each in finished if each.dag_id in dags]
     answer = ServiceList(now, name, figures_of(finished, DAYS), by_urgency(rows))
     return _json(answer, later)
+
+
+@routes.get("/api/services/{service}/rollouts", responses={200: {"model": History}})
+def history(service: str, user: GetUserDep, limit: Limit = 20) -> Response:
+    """A service's rollouts, newest first, dry runs among them."""
+    found = overview.past_of(open_ledger(), service, limit)
+    if not found:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"The ledger knows no rollout of {service!r}.")
+    readable = {dag_id for dag_id in {each.dag_id for each in found} if may(user, "GET", dag_id)}
+    if not readable:
+        require(user, "GET", found[0].dag_id)
+    return _json(History(service, past_rows(each for each in found if each.dag_id in readable)))
 
 
 @routes.get("/api/rollouts/{rollout_id}", responses={200: {"model": RolloutPage}})
@@ -141,10 +155,10 @@ def _named_chart(story: Story, name: str, width: int) -> Canvas:
     return check_chart(story, named[name], bins, width)
 
 
-_ADAPTERS = {kind: TypeAdapter(kind) for kind in (ServiceList, RolloutPage, Charts)}
+_ADAPTERS = {kind: TypeAdapter(kind) for kind in (ServiceList, History, RolloutPage, Charts)}
 
 
-def _json(value: ServiceList | RolloutPage | Charts, later: BackgroundTasks | None = None) -> Response:
+def _json(value: ServiceList | History | RolloutPage | Charts, later: BackgroundTasks | None = None) -> Response:
     # Written out directly: validating our own values again would double the time of a long list.
     adapter: TypeAdapter[Any] = _ADAPTERS[type(value)]
     return Response(adapter.dump_json(value), media_type="application/json", background=later)

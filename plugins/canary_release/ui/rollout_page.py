@@ -77,7 +77,9 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class RolloutPage:
-    """may_return: whether the old side is kept and there is an action that returns to it."""
+    """may_return: whether the old side is kept and there is an action that returns to it.  lease_until: None once the
+    rollout is over.
+    """
 
     at: float
     revision: str
@@ -86,6 +88,7 @@ class RolloutPage:
     row: ServiceRow
     profile: str
     dry_run: bool
+    lease_until: float | None
     kept_until: float | None
     may_return: bool
     release_name: str
@@ -132,6 +135,7 @@ def rollout_page(ledger: Ledger, story: Story, *, user: str, may_change: bool, m
         row=row,
         profile=rollout.profile,
         dry_run=rollout.dry_run,
+        lease_until=None if rollout.state.final else rollout.lease_until,
         kept_until=rollout.kept_until,
         may_return=may_return,
         release_name=rollout.release_name,
