@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-airflow test-faults bench-judge bench-shift lint schema constraints
+.PHONY: help setup demo test test-airflow test-faults bench-judge bench-pages bench-shift lint schema constraints
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,11 @@ bench-shift: setup  ## shift latency and lost requests of every load balancer, i
 	@CANARY_SHIFT_FIGURES=$(CURDIR)/.shift-figures.json $(PY) -m pytest -q -m figures tests/contracts
 	@PYTHONPATH=include:plugins $(PY) -m bench.shift_table .shift-figures.json README.md
 
-test-airflow: setup  ## approvals, recipes and pages in a real Airflow and browser; some minutes
-	@$(PY) -m pytest -m rehearsals tests/end_to_end tests/browser
+test-airflow: setup  ## what needs a real Airflow, a browser or a store of its own; some minutes
+	@$(PY) -m pytest -m "not faults and not figures" tests/end_to_end tests/browser tests/contracts/test_sources.py
+
+bench-pages: setup  ## how long the pages take with 300 services and 10,000 past rollouts, on SQLite and PostgreSQL
+	@$(PY) -m pytest -q -s -m figures tests/ui
 
 test-faults: setup  ## kill, stop and cut off real processes; about half an hour; writes docs/faults.md
 	@CANARY_FAULT_RESULTS=$(CURDIR)/.fault-results.json $(PY) -m pytest -m "faults or not faults" tests/faults tests/faults_real tests/security/test_generated_input.py tests/security/test_conf_is_data.py tests/ledger/test_ledger.py

@@ -29,6 +29,7 @@ service: {service}
 load_balancer: {{type: memory, connection: pages_balancer, backends: [{service}-blue, {service}-green]}}
 metrics: {{type: scrape, connection: pages_metrics, preset: traefik}}
 owner: team-shop
+requests_per_user: 25
 lease: 10m
 steps:
   - {{weight: 1%,   bake: 10m, min_requests: 500}}
@@ -76,12 +77,23 @@ class PageStates:
         self.rolled_back("search", "v3.2.0")
         self.promoted("profile", "v1.9.3")
         self.orphan("pricing", "v5.5.0")
+        self.frozen("billing", "v3.0.1")
 
     def running(self, service: str, version: str = "v2", *, dag_id: str | None = None, run_id: str = "") -> Rollout:
         """At 5 %, some minutes into its bake, with a healthy canary."""
         rollout = self._begin(service, version, self.now - 960, dag_id, run_id)
         self._step(rollout, 0, self.now - 940, 60, Traffic(), Decision.ADVANCE)
         self._step(rollout, 1, self.now - 330, 33, Traffic(error_rate=0.005), None)
+        return self.ledger.rollout(rollout.id)
+
+    def frozen(self, service: str, version: str = "v2") -> Rollout:
+        """Past its 5 % when a freeze of a week began."""
+        day = [time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(self.now + at)) for at in (-600, 604_800)]
+        freeze = f"freeze:\n  - {{from: {day[0]}, to: {day[1]}, why: the books are closed}}\n"
+        rollout = self._begin(service, version, self.now - 2000, None, "", more=freeze)
+        self._step(rollout, 0, self.now - 1980, 60, Traffic(), Decision.ADVANCE)
+        self._step(rollout, 1, self.now - 1360, 60, Traffic(), Decision.ADVANCE)
+        self._extend(rollout, self.now)
         return self.ledger.rollout(rollout.id)
 
     def waiting(self, service: str, version: str = "v2", *, dag_id: str | None = None, run_id: str = "") -> Rollout:
@@ -239,8 +251,10 @@ class PageStates:
             "outcome_reason": "error_rate: canary 3.9 % vs stable 0.4 %" if bad else "every check passed",
         }  # fmt: skip
 
-    def _begin(self, service: str, version: str, at: float, dag_id: str | None, run_id: str) -> Rollout:
-        text = RELEASE.format(service=service)
+    def _begin(
+        self, service: str, version: str, at: float, dag_id: str | None, run_id: str, *, more: str = ""
+    ) -> Rollout:
+        text = RELEASE.format(service=service) + more
         release = read_frozen(text, f"{service}.yaml")
         plan = make_plan(release)
         new = NewRollout(

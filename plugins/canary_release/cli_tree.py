@@ -40,6 +40,8 @@ def line(page: Page) -> str:
     at = datetime.fromtimestamp(page["at"], UTC).strftime("%H:%M:%SZ")
     where = f"step {max(row['step'] + 1, 0)}/{row['steps']}  {_share(row['traffic']['read_back'])}"
     said = [at, f"{_versions(row)}", where, clean(row["phase"]["words"])]
+    if row["phase"].get("why"):
+        said.append(clean(row["phase"]["why"]))
     if row["worst"]:
         said.append(clean(f"{row['worst']['check']} {row['worst']['words']}"))
     if not row["in_progress"]:
@@ -69,7 +71,8 @@ def _header(page: Page) -> Iterator[tuple[str, str, str]]:
     yield "Service", f"{_versions(row)}  rollout {clean(row['rollout'])}{asked}", "bold"
     until = row["phase"]["until"]
     left = f", {left_of(until - now)} left" if until is not None and until > now else ""
-    yield "Phase", clean(row["phase"]["words"]) + left, _STATE_MARKS.get(row["state"], ("", "yellow"))[1]
+    why = f": {clean(row['phase']['why'])}" if row["phase"].get("why") else ""
+    yield "Phase", clean(row["phase"]["words"]) + left + why, _STATE_MARKS.get(row["state"], ("", "yellow"))[1]
     yield "Step", f"{max(row['step'] + 1, 0)}/{row['steps']}", ""
     traffic = row["traffic"]
     seen = f", {_share(traffic['observed'])} of {traffic['requests']:,} requests seen" if traffic["requests"] else ""

@@ -17,6 +17,7 @@ from canary_release.core.units import (
     read_limit,
     read_number,
     read_percent,
+    say_duration,
     show_duration,
     show_percent,
 )
@@ -124,6 +125,17 @@ def test_a_number_with_a_unit_is_no_number() -> None:
     assert read_number("0.95") == 0.95
     with pytest.raises(UnitError, match=r"such as `0.95`"):
         read_number("95%")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"), (0.04, "0.0 s"), (0.42, "0.4 s"), (59.6, "1 min"), (160, "2 min 40 s"), (3600, "1 h"),
+        (12_030, "3 h 20 min"), (187_200, "2 d 4 h"), (-5, "0 s"),
+    ],
+)  # fmt: skip
+def test_duration_for_people_has_two_units_at_most(seconds: float, words: str) -> None:
+    assert say_duration(seconds) == words
 
 
 @given(st.text(max_size=30))

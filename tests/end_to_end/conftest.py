@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo.stage import DAG_ID, Stage
-from end_to_end.rehearsed_releases import StageWithPeople, rehearsals
+from end_to_end.rehearsed_releases import Rehearsal, StageWithPeople, begin_all, rehearsals
 
 SHORT = """\
 service: shop
@@ -37,3 +37,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         for dag in (DAG_ID, "release_broken", "canary_guardian", "canary_abort"):
             running.airflow.api.pause(dag, False)
         yield running
+
+
+@pytest.fixture(scope="package")
+def begun(stage: Stage) -> dict[str, Rehearsal]:
+    """The releases that wait for people, calendars and calls, all begun."""
+    return begin_all(stage)

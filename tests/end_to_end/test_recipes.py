@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,10 @@ from canary_release.ledger.records import State
 from canary_release.ledger.store import Ledger
 from demo.airflow_api import AirflowApiError
 from demo.stage import DAG_ID, Stage
+from end_to_end.terminal import canary, said
 
-pytestmark = [pytest.mark.slow, pytest.mark.rehearsals, pytest.mark.timeout(400)]
+# What the next module waits for goes on meanwhile.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("begun")]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text()
 RECIPES = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S)
@@ -75,30 +76,6 @@ def test_recipes_release_approve_abort_and_audit(stage: Stage, ledger: Ledger, r
     assert '"chosen_options":["Approve"]' in everything
     assert "v2.4.1" in (tmp_path / f"{rollout.id}.html").read_text()
     stage.airflow.api.wait_until_ended(recipe_dag, "checkout-v2.4.1", 90)
-
-
-def canary(stage: Stage, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command line of somebody who has nothing but Airflow's address and a password file."""
-    secret = tmp_path / "password"
-    secret.write_text(stage.airflow.password)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT / "plugins"),
-        "CANARY_AIRFLOW_URL": stage.airflow.url,
-        "CANARY_AIRFLOW_USER": stage.airflow.user,
-        "CANARY_AIRFLOW_PASSWORD_FILE": str(secret),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "canary_release", *arguments],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def said(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=120)
-    assert "Traceback" not in err
-    return process.returncode, out + err
 
 
 def test_terminal_releases_watches_and_aborts_through_airflow_alone(

@@ -65,6 +65,13 @@ def test_end_before_the_first_step_says_so_and_counts_nobody() -> None:
     assert notice.sentence == "checkout v2.4.1 TAKEN BACK before the first user: a task of the run failed"
 
 
+@pytest.mark.parametrize(
+    ("users", "said"), [((4, 86), "86 requests of 4 to 86 users hurt"), ((1, 1), "86 requests of 1 user hurt")]
+)
+def test_users_are_told_where_the_release_file_says_what_one_asks_for(users: tuple[int, int], said: str) -> None:
+    assert notice_of(facts("failed", users_hurt=users)).sentence.endswith(f"about {said}")
+
+
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("step", [-1, 0, 3, 4])
 def test_no_event_at_any_step_is_without_words(event: Event, step: int) -> None:

@@ -87,7 +87,7 @@ def pages(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name, value in balancer_connection(tmp_path / "balancer.json", "checkout", 5).items():
         monkeypatch.setenv(name, value)
     open_ledger.cache_clear()
-    known = {"release_checkout", "release_web", "release_search", "release_profile", FORBIDDEN_DAG}
+    known = {"release_checkout", "release_web", "release_search", "release_profile", "release_billing", FORBIDDEN_DAG}
     yield airflow_pages(monkeypatch, open_ledger(), tmp_path / "balancer.json", known)
     open_ledger().close()
     open_ledger.cache_clear()

@@ -7,6 +7,7 @@ import pytest
 from canary_release.core.aftermath import Aftermath, Shown, aftermath, stable_quantile
 from canary_release.core.release import Check, CheckKind, Limit, LimitKind
 from canary_release.core.values import Counts, Window
+from canary_release.ui.past_harm import harm_sentences
 
 ERRORS = Check("error_rate", CheckKind.PROPORTION, max_change=Limit(LimitKind.POINTS, 0.005, "0.5pp"))
 SLOW = Check("page_load_time", CheckKind.LATENCY, quantile=0.9, max_change=Limit(LimitKind.RELATIVE, 0.1, "10%"))
@@ -79,6 +80,36 @@ def test_slow_pages_are_counted_beyond_the_limit() -> None:
     told = aftermath(windows, [], [SLOW], started_at=0.0, ended_at=10.0)
     # p90 of stable is 0.1 s; with 10 % more allowed a page is too slow from the next edge, 0.2 s, on.
     assert told.slow_above_stable == pytest.approx(40 - 1)
+
+
+def test_users_are_told_between_bounds_from_what_one_of_them_asks_for() -> None:
+    told = Aftermath(requests=1000, errors=50, errors_above_stable=40.0, slow_above_stable=-3.0)
+    apart = told.for_users(25, sticky=False)
+    # 40 bad requests are those of two users who lost nearly all of theirs, or of forty who lost one each.
+    assert (told.hurt, apart.users, apart.users_hurt_least, apart.users_hurt_most) == (40, 40, 2, 40)
+    many = replace(told, errors_above_stable=400.0)
+    assert many.for_users(25, sticky=False).users_hurt_most == 400
+    assert many.for_users(25, sticky=True).users_hurt_most == 40
+
+
+def test_users_are_not_guessed_where_nobody_said_what_one_asks_for() -> None:
+    told = Aftermath(requests=1000, errors=9)
+    assert told.for_users(0.0, sticky=True) == told
+    assert Aftermath().for_users(25, sticky=True).users is None
+
+
+@pytest.mark.parametrize(
+    ("each", "hurt", "words"),
+    [
+        (0.0, 40.0, "In users: not known; requests_per_user in the release file would tell."),
+        (25.0, 40.0, "that is the traffic of about 40 users; hurt: 2 to 40."),
+        (1000.0, 1.0, "that is the traffic of about 1 user; hurt: 1."),
+        (25.0, -4.0, "that is the traffic of about 40 users; none was hurt."),
+    ],
+)
+def test_sentences_say_what_is_known_of_users(each: float, hurt: float, words: str) -> None:
+    told = Aftermath(requests=1000, errors_above_stable=hurt, highest_weight=5.0, exposed_seconds=60.0)
+    assert [said for said in harm_sentences(told.for_users(each, sticky=False)) if words in said]
 
 
 def test_aftermath_is_read_back_from_the_ledger_also_when_a_later_version_wrote_more() -> None:

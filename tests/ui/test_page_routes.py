@@ -26,14 +26,15 @@ def test_weight_left_behind_by_a_dag_that_airflow_forgot_is_still_listed_first(p
     rows = listed(pages)
     assert list(rows)[:2] == ["pricing", "web"]
     assert rows["pricing"]["phase"]["name"] == "stuck"
-    assert "weight without a rollout: pricing-blue was last seen with 99 %" in rows["pricing"]["phase"]["words"]
+    assert "weight without a rollout: pricing-green was last seen with 1 %" in rows["pricing"]["phase"]["words"]
 
 
 def test_every_state_is_told(pages: Pages) -> None:
     phases = {service: row["phase"]["name"] for service, row in listed(pages).items()}
-    told = {name: phases[name] for name in ("checkout", "web", "search", "profile", "pricing")}
+    told = {name: phases[name] for name in ("checkout", "web", "search", "profile", "pricing", "billing")}
     assert told == {
         "checkout": "baking", "web": "waiting", "search": "rolled_back", "profile": "promoted", "pricing": "stuck",
+        "billing": "closed",
     }  # fmt: skip
 
 
@@ -101,6 +102,13 @@ def test_rolled_back_rollout_says_why_and_how_many_requests_it_hurt(pages: Pages
         ("hold", True), ("advance", False), ("hold", True), ("roll_back", False),
     ]  # fmt: skip
     assert page["release_text"].startswith("service: search")
+
+
+def test_rollout_that_must_wait_says_until_when_and_why(pages: Pages) -> None:
+    page = pages.client.get("/api/rollouts/billing-1", headers=pages.as_("viewer")).json()
+    assert page["row"]["phase"]["words"] == "waits at 5 % for the calendar"
+    assert page["row"]["phase"]["until"] > page["at"] + 600_000
+    assert "(the books are closed); it opens next on" in page["cause"]
 
 
 def test_run_and_rollout_give_the_same_page(pages: Pages) -> None:

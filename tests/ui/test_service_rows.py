@@ -11,7 +11,9 @@ from canary_release.core.release import Step
 from canary_release.core.values import Weights
 from canary_release.ledger.overview import Brief, Finished, LastWrite, OpenQuestion, Requests, ServiceView
 from canary_release.ledger.records import DecisionRecord, State
-from canary_release.ui.service_rows import figures_of, phase_of, service_row, traffic_of
+from canary_release.ui.phases import phase_of
+from canary_release.ui.service_rows import figures_of, service_row, traffic_of
+from demo.page_states import RELEASE
 
 NOW = 10_000.0
 PLAN = Plan(tuple(Step(Decimal(weight), 600.0) for weight in (1, 5, 100)), 0.0, 1800.0).to_json()
@@ -49,17 +51,21 @@ PHASES = [
     ({}, {}, "baking", "baking at 5 %"),
     ({"step_started_at": NOW - 700}, {"decision": decided("hold")}, "holding", "on hold at 5 %"),
     ({}, {"decision": decided("advance")}, "deciding", "advance at 5 %"),
-    ({"blind_since": NOW - 30}, {}, "blind", "blind at 5 % for 30s: the metrics cannot be read"),
+    ({"blind_since": NOW - 30}, {}, "blind", "blind at 5 % for 30 s: the metrics cannot be read"),
     ({}, {"question": OpenQuestion(2, NOW - 9, NOW + 90, ("eve",))}, "waiting", "waiting for approval of 100 %"),
     ({"state": State.ROLLING_BACK}, {}, "rolling_back", "rolling back"),
     ({"state": State.PROMOTING}, {}, "promoting", "promoting"),
-    ({"lease_until": NOW - 90}, {}, "stuck", "abandoned: its lease ran out 1m30s ago"),
-    ({"deadline": NOW - 120}, {}, "stuck", "abandoned: it is 2m past its deadline"),
-    ({"state": State.ROLLED_BACK, "ended_at": NOW}, {"write": wrote("0", "0")}, "rolled_back", "rolled back"),
+    ({"lease_until": NOW - 90}, {}, "stuck", "abandoned: its lease ran out 1 min 30 s ago"),
+    ({"deadline": NOW - 120}, {}, "stuck", "abandoned: it is 2 min past its deadline"),
+    ({"state": State.ROLLED_BACK, "ended_at": NOW}, {"write": wrote("0", "0")}, "rolled_back", "rolled back at 5 %"),
+    (
+        {"state": State.ROLLED_BACK, "ended_at": NOW, "step": -1, "step_started_at": None}, {"write": wrote("0", "0")},
+        "rolled_back", "rolled back",
+    ),
     ({"state": State.PROMOTED, "safe_side": "green"}, {"write": wrote("100", "100")}, "promoted", "promoted"),
     (
         {"state": State.ROLLED_BACK, "ended_at": NOW}, {}, "stuck",
-        "weight without a rollout: blue was last seen with 95 %, and none is in progress",
+        "weight without a rollout: green was last seen with 5 % of the traffic, and nobody is in charge of it",
     ),
 ]  # fmt: skip
 
@@ -131,3 +137,31 @@ def test_figures_of_nothing_are_unknown_and_not_zero() -> None:
         30,
     )
     assert (some.success_rate, some.seconds_to_full, some.seconds_to_zero) == (0.5, 200.0, 40.0)
+
+
+FREEZE = "freeze:\n  - {from: 2026-12-20T00:00Z, to: 2027-01-03T00:00Z, why: stocktaking}\n"
+IN_IT = 1_798_000_000.0  # 2026-12-23
+
+
+def advanced(text: str, plan: dict[str, Any] | None = None) -> tuple[str, str, float | None]:
+    """name, why and until of a rollout whose next raise is due, under a release file with this at its end."""
+    frozen = (RELEASE.format(service="shop") + text, "shop.yaml")
+    one = brief(step_started_at=IN_IT - 900, lease_until=IN_IT + 60, deadline=IN_IT + 9000)
+    phase = phase_of(view(one, decision=decided("advance"), frozen=frozen, plan=PLAN | (plan or {})), one, IN_IT)
+    return phase.name, phase.why, phase.until
+
+
+def test_raise_that_waits_for_the_calendar_says_until_when_and_why() -> None:
+    name, why, until = advanced(FREEZE)
+    assert (name, until) == ("closed", 1_798_934_400.0)
+    assert why == (
+        "releases are frozen until sun 2027-01-03 00:00 UTC (stocktaking); it opens next on sun 2027-01-03 00:00 UTC."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "plan"),
+    [("", {}), (FREEZE + "allow_finish: true\n", {}), (FREEZE, {"override": "the shop is down"}), ("?: ?", {})],
+)
+def test_raise_that_does_not_wait_is_only_being_decided(text: str, plan: dict[str, Any]) -> None:
+    assert advanced(text, plan) == ("deciding", "", None)

@@ -195,12 +195,12 @@ class Notices:
         decisions = [one for one in self._desk.ledger.decisions(rollout.id) if one.judgement is not None]
         of_step = [one for one in decisions if one.step == step] or decisions
         cost = cost_of(self._desk, rollout)
-        hurt = max(cost.errors_above_stable or 0.0, 0.0) + max(cost.slow_above_stable or 0.0, 0.0)
         return replace(
             facts,
             judgement=of_step[-1].judgement if of_step else None,
             exposed=cost.exposed_seconds or None,
-            hurt=round(hurt),
+            hurt=cost.hurt,
+            users_hurt=None if cost.users_hurt_most is None else (cost.users_hurt_least or 0, cost.users_hurt_most),
         )
 
 

@@ -4,6 +4,9 @@ Only giving traffic to a canary is ever held back, never taking it away. An over
 for the whole rollout.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from canary_release.control.desk import Desk, plan_of
 from canary_release.core.problems import RefusedError
 from canary_release.core.release import Release
@@ -47,10 +50,14 @@ def require_start_open(desk: Desk, release: Release, *, override: str = "") -> C
 
 def raise_closed(desk: Desk, rollout: Rollout) -> Closed | None:
     """What keeps a rollout that has begun from raising its canary now, None when nothing does."""
-    calendar = desk.release(rollout).calendar
-    if rollout.dry_run or calendar.allow_finish or override_of(rollout):
+    return None if rollout.dry_run else raise_closed_at(desk.release(rollout), rollout.plan, desk.clock.now())
+
+
+def raise_closed_at(release: Release, plan: Mapping[str, Any], now: float) -> Closed | None:
+    """The same of a frozen release and plan."""
+    if release.calendar.allow_finish or plan.get(OVERRIDE):
         return None
-    return closed_at(calendar, desk.clock.now())
+    return closed_at(release.calendar, now)
 
 
 def require_raise_open(desk: Desk, rollout: Rollout, index: int) -> None:

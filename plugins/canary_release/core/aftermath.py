@@ -4,9 +4,10 @@ A bad request is one that failed, or one slower than the limit of a latency chec
 what stable's own share of bad requests would have given at the same time.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +33,8 @@ class Aftermath:
     went back because of a check.  seconds_to_zero: from first_harm_at to weight 0 read back.
     seconds_from_evidence: from the end of the window that decided to weight 0 read back.
     seconds_to_full: from the start to everything on the canary, read back.
+    users: whose traffic the canary's requests were, where it is known how many requests a user makes; of them, or of
+    all users where one user's requests go to both sides, users_hurt_least to users_hurt_most were hurt.
     """
 
     requests: int = 0
@@ -45,6 +48,26 @@ class Aftermath:
     seconds_to_zero: float | None = None
     seconds_from_evidence: float | None = None
     seconds_to_full: float | None = None
+    users: int | None = None
+    users_hurt_least: int | None = None
+    users_hurt_most: int | None = None
+
+    @property
+    def hurt(self) -> int:
+        """Requests that failed or were too slow beyond what stable would have given."""
+        return round(max(self.errors_above_stable or 0.0, 0.0) + max(self.slow_above_stable or 0.0, 0.0))
+
+    def for_users(self, requests_each: float, *, sticky: bool) -> "Aftermath":
+        """The same with the figures of users, who make so many requests each; unknown (0) leaves them out.
+
+        sticky: whether all requests of a user go to one side, so that no more can be hurt than saw the canary.
+        """
+        if requests_each <= 0 or not self.requests:
+            return self
+        users = max(round(self.requests / requests_each), 1)
+        most = min(self.hurt, users) if sticky else self.hurt
+        least = min(math.ceil(self.hurt / requests_each), most)
+        return replace(self, users=users, users_hurt_least=least, users_hurt_most=most)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -24,7 +24,8 @@ class Facts:
     the first step.  weights: the plan's, in order.  step: index of the step that is meant.  why: the reason as the
     ledger has it, or the sentence of a page.
     judgement: the last one as JSON.  exposed: seconds with canary traffic, None without any.  hurt: requests that
-    failed or were slow beyond stable's share of such.  links: label to URL.
+    failed or were slow beyond stable's share of such.  users_hurt: least and most, None where that is not known.
+    links: label to URL.
     """
 
     event: Event
@@ -43,6 +44,7 @@ class Facts:
     judgement: Mapping[str, Any] | None = None
     exposed: float | None = None
     hurt: int = 0
+    users_hurt: tuple[int, int] | None = None
     links: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -231,8 +233,15 @@ def _where(facts: Facts) -> str:
 def _cost(facts: Facts) -> list[str]:
     return [
         _duration(facts.exposed) if facts.exposed is not None else "",
-        f"about {facts.hurt:,} requests hurt" if facts.hurt else "",
+        f"about {facts.hurt:,} requests{_users(facts)} hurt" if facts.hurt else "",
     ]
+
+
+def _users(facts: Facts) -> str:
+    if facts.users_hurt is None:
+        return ""
+    least, most = facts.users_hurt
+    return f" of {least:,} to {most:,} users" if least < most else f" of {most:,} user{'' if most == 1 else 's'}"
 
 
 def _check_of(facts: Facts) -> Mapping[str, Any] | None:

@@ -229,6 +229,7 @@ class Release:
     poll: seconds between looks.  lease: seconds a raised weight may stand without news.
     max_no_data: seconds without usable data before ``on_no_data`` (hold or roll_back) applies.
     max_blind: seconds without being able to read the source before the canary is taken off.
+    requests_per_user: how many requests one user makes on the service during a rollout, 0 where nobody said.
     hooks: what is called on the outside, in order.  keep_old_for: seconds after a promotion in which the old side is
     kept, so that one action returns to it.  on_asset: an Airflow asset whose events start a rollout.
     drift: what to do when somebody else moved the weights: hold, adopt or repair (once a step, then hold).
@@ -252,6 +253,7 @@ class Release:
     drift: str = "hold"
     calendar: Calendar = Calendar()
     hooks: Mapping[Moment, tuple[Hook, ...]] = field(default_factory=dict)
+    requests_per_user: float = 0.0
     keep_old_for: float = 0.0
     needs: tuple[Ability, ...] = ()
     on_asset: str = ""

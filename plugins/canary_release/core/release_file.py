@@ -267,6 +267,7 @@ def _release(block: ReleaseBlock, options: _Options, text: str) -> Release:
         drift=block.drift,
         calendar=_calendar(block),
         hooks=_hooks(block),
+        requests_per_user=block.requests_per_user or 0.0,
         keep_old_for=block.keep_old_for,
         needs=tuple(Ability(need) for need in balancer.needs),
         on_asset=block.on_asset,

@@ -27,6 +27,7 @@ from canary_release.core.field_types import (
     Flag,
     HoldOrRollBack,
     Name,
+    Number,
     Percent,
     Person,
     Text,
@@ -207,6 +208,9 @@ class ReleaseBlock(Block):
     steps: Steps = Field(description="the weights in rising order, the last 100%")
     profiles: dict[Name, Steps] = Field(default={}, description="other lists of steps, chosen by name at the start")
     checks: list[CheckBlock] = Field(description="what is compared, and how much worse it may be", min_length=1)
+    requests_per_user: Number | None = Field(
+        default=None, description="how many requests a user makes, so that what a rollout did is told in users, too"
+    )
     window: Windows = Field(
         default=None, description="when traffic may be given to a canary, one block or several; without it: at any time"
     )
@@ -252,6 +256,7 @@ class ReleaseBlock(Block):
         ]
         return sound(self, calendar_problems(self.window, self.freeze, self.peak, wanting))
 
+    _some = field_validator("requests_per_user")(positive("the number of requests"))
     _looks = field_validator("poll")(positive("the poll"))
     _told_once = field_validator("notify")(each_receiver_once)
 

@@ -99,6 +99,21 @@ def show_duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def say_duration(seconds: float) -> str:
+    """For people: ``0.4 s``, ``45 s``, ``2 min 40 s``, ``3 h 20 min``, ``2 d 4 h``."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1f} s"
+    whole = max(round(seconds), 0)
+    sizes = [(86400, "d"), (3600, "h"), (60, "min"), (1, "s")]
+    at = next((place for place, (size, _) in enumerate(sizes) if whole >= size), len(sizes) - 1)
+    said: list[str] = []
+    for size, unit in sizes[at : at + 2]:
+        count, whole = divmod(whole, size)
+        if count or (not said and unit == "s"):
+            said.append(f"{count} {unit}")
+    return " ".join(said)
+
+
 def show_percent(percent: Decimal) -> str:
     """``5%``, ``0.1%``."""
     return f"{plain(percent)}%"

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from canary_release.core.plan import Plan
 from canary_release.core.problems import LedgerError
 from canary_release.core.release import Step
-from canary_release.core.values import Weights
+from canary_release.core.values import Decision, Weights
 from canary_release.ledger import tables
 from canary_release.ledger.records import DecisionRecord, Rollout, State
 from canary_release.ledger.store import Ledger
@@ -103,7 +103,7 @@ class Past(NamedTuple):
 @dataclass(frozen=True)
 class ServiceView:
     """One service. rollout: its newest that was no dry run, None when there was none; the rest is about that one.
-    past: the last outcomes, newest first.
+    past: the last outcomes, newest first.  frozen: text and name of its release file, only where its next raise is due.
     """
 
     service: str
@@ -115,6 +115,7 @@ class ServiceView:
     write: LastWrite | None = None
     requests: Requests | None = None
     question: OpenQuestion | None = None
+    frozen: tuple[str, str] | None = None
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -159,6 +160,9 @@ def look(ledger: Ledger) -> list[ServiceView]:
         writes = _last_writes(connection, ids)
         requests = _recent_requests(connection, running)
         questions = _open_questions(connection)
+        frozen = _release_files(
+            connection, [id for id, (brief, _) in current.items() if _due(brief, decisions.get(id))]
+        )
     views = []
     for service, holder in services:
         outcomes = tuple(past.get(service, ()))
@@ -167,7 +171,7 @@ def look(ledger: Ledger) -> list[ServiceView]:
         views.append(
             ServiceView(
                 service, holder, brief, outcomes, plan, decisions.get(id), writes.get(service), requests.get(id),
-                questions.get(id),
+                questions.get(id), frozen.get(id),
             )
         )  # fmt: skip
     return views
@@ -181,9 +185,11 @@ def look_at(ledger: Ledger, rollout: Rollout) -> ServiceView:
         writes = _last_writes(connection, ids)
         requests = _recent_requests(connection, ids)
         questions = _open_questions(connection)
+    brief, decision = brief_of(rollout), decisions.get(rollout.id)
+    frozen = (rollout.release_text, rollout.release_name) if _due(brief, decision) else None
     return ServiceView(
-        rollout.service, None, brief_of(rollout), (), rollout.plan, decisions.get(rollout.id),
-        writes.get(rollout.service), requests.get(rollout.id), questions.get(rollout.id),
+        rollout.service, None, brief, (), rollout.plan, decision, writes.get(rollout.service),
+        requests.get(rollout.id), questions.get(rollout.id), frozen,
     )  # fmt: skip
 
 
@@ -292,6 +298,21 @@ def _brief(told: Sequence[Any]) -> Brief:
     """From the columns of _TOLD."""
     values = dict(zip(_TOLD, told, strict=True))
     return Brief(**(values | {"state": State(values["state"])}))
+
+
+def _due(brief: Brief, decision: DecisionRecord | None) -> bool:
+    """Whether the next raise of a rollout is all that comes now."""
+    if brief.state is not State.RUNNING or decision is None or decision.step != brief.step:
+        return False
+    return decision.decision == Decision.ADVANCE
+
+
+def _release_files(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    if not ids:
+        return {}
+    table = tables.rollouts
+    query = sa.select(table.c.id, table.c.release_text, table.c.release_name).where(table.c.id.in_(ids))
+    return {id: (text, name) for id, text, name in connection.execute(query)}
 
 
 def _last_decisions(connection: sa.Connection, ids: Sequence[str]) -> dict[str, DecisionRecord]:

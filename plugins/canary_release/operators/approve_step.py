@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.approving import put, step_to_approve, take_answer, take_silence
 from canary_release.control.desk import Desk, plan_of
+from canary_release.core.units import say_duration
 from canary_release.hooks.approver_groups import approvers, known_groups
 from canary_release.ledger.approvals import Answer, NotEntitledError, Person, Question
 from canary_release.ledger.records import Rollout
@@ -58,11 +59,14 @@ class ApproveStepOperator(RolloutOperator, ApprovalOperator):
         self.assigned_users = [{"id": person, "name": person} for person in asked.question.approvers]
         self.response_timeout = timedelta(seconds=asked.wait)
         on = "holds; it goes on waiting" if asked.late else "waits"
+        people = asked.question.approvers
         self.tell(
-            f"approve  {asked.subject}  {on} for {', '.join(asked.question.approvers)}, {asked.wait:.0f} s at most",
+            f"approve  {asked.subject}  {on} for {', '.join(people)}, {say_duration(asked.wait)} at most",
             event="asked",
             rollout=rollout.id,
             weight=self.weight,
+            approvers=list(people),
+            seconds=asked.wait,
         )
         return super().execute(context)  # type: ignore[no-any-return]  # it never returns: the task waits
 

@@ -86,7 +86,8 @@ class SettleOperator(_EndOperator):
         rollout = self.rollout_or_skip(context)
         ended = settle(self.open_desk(), rollout, actor=self.actor(context))
         if ended is None:
-            self.tell(f"settle   {rollout.id} is {rollout.state}: nothing left to do")
+            said = f"settle   {rollout.id} is {rollout.state}: nothing left to do"
+            self.tell(said, event="settle", rollout=rollout.id, state=str(rollout.state))
             return str(rollout.state)
         self.report("settle", ended)
         raise AirflowFailException(f"The run ended in the middle of its rollout. {ended.sentence}")

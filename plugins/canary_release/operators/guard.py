@@ -24,6 +24,8 @@ class GuardianOperator(BaseOperator):
             self.log.info("guard    every rollout in progress is being watched; nothing to do")
         for finding in findings:
             self.log.warning("guard    %s  %s", finding.kind, finding.sentence)
+        # One line for programs, also when there was nothing to do: that somebody looked is a fact.
+        self.log.info("canary.guard", findings=[str(finding.kind) for finding in findings])
         unsafe = [finding.sentence for finding in findings if not finding.safe]
         if unsafe:
             raise AirflowFailException("; ".join(unsafe))
@@ -45,6 +47,7 @@ class AbortOperator(BaseOperator):
         with problems_are_final():
             ended = abort(open_desk(), service, reason, actor=by)
         self.log.info("abort    %s", ended.sentence)
+        self.log.info("canary.abort", rollout=ended.rollout.id, state=str(ended.rollout.state), by=by)
         return ended.sentence
 
 
@@ -60,6 +63,7 @@ class ReturnOperator(BaseOperator):
         with problems_are_final():
             ended = return_to_old(open_desk(), service, reason, by)
         self.log.info("return   %s", ended.sentence)
+        self.log.info("canary.return", rollout=ended.rollout.id, state=str(ended.rollout.state), by=by)
         return ended.sentence
 
 

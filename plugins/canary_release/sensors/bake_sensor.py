@@ -1,12 +1,13 @@
 """Waits while a step is watched; the watching is done by a trigger, so no worker slot is held."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Context
 
 from canary_release.control.desk import step_of
 from canary_release.core.plan import longest
+from canary_release.core.units import say_duration
 from canary_release.operators.rollout_task import RolloutOperator, refusals_are_final, step_index
 from canary_release.triggers.bake_trigger import BakeTrigger
 
@@ -31,9 +32,14 @@ class BakeSensor(RolloutOperator):
             assert index is not None, "the shift of this step was skipped, so this task was, too"
             step, release = step_of(rollout, index), desk.release(rollout)
         self.tell(
-            f"bake     {self.weight} % for {step.bake:g} s, a look every {release.poll:g} s; "
+            f"bake     {self.weight} % for {say_duration(step.bake)}, a look every {say_duration(release.poll)}; "
             f"the trigger takes the canary off by itself when the evidence says so",
-            f"  started               {rollout.step_started_at}",
+            f"  began                 {_instant(rollout.step_started_at)}",
+            event="bake",
+            rollout=rollout.id,
+            weight=self.weight,
+            seconds=step.bake,
+            began=rollout.step_started_at,
         )
         most = timedelta(seconds=step.bake + longest(release, step) + release.max_no_data)
         self.defer(
@@ -45,3 +51,7 @@ class BakeSensor(RolloutOperator):
     def baked(self, context: Context, event: dict[str, Any]) -> str:
         self.tell(f"bake     over: {event['decision']}", f"  {event['reason']}", event="baked", **event)
         return str(event["decision"])
+
+
+def _instant(at: float | None) -> str:
+    return "not yet" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -33,13 +33,18 @@ class KeepWatchSensor(RolloutOperator):
         question = question_of(desk.ledger, rollout.id, index)
         if question is not None and question.answer is not None:
             return str(question.answer)
-        self.tell(f"watch    the canary is watched on while an approval of {self.weight} % is waited for")
+        self.tell(
+            f"watch    the canary is watched on while an approval of {self.weight} % is waited for",
+            event="watch",
+            rollout=rollout.id,
+            weight=self.weight,
+        )
         self.defer(trigger=WaitTrigger(rollout.id, poll, {"answer": index}), method_name="waited")
         raise AssertionError("defer never returns")
 
     def waited(self, context: Context, event: dict[str, str]) -> str:
         if "reached" in event:
-            self.tell(f"watch    over: {event['reached']}")
+            self.tell(f"watch    over: {event['reached']}", event="watched", reached=event["reached"])
             return event["reached"]
         desk = self.open_desk()
         with refusals_are_final():

@@ -167,12 +167,7 @@ def _checks(story: Story) -> int:
 def _title(story: Story, row: ServiceRow) -> str:
     rollout = story.rollout
     words = "stuck" if row.phase.name == "stuck" else row.phase.words
-    ended = f"{words} at {step_name(story, rollout.step)} %" if _went_back(rollout) else words
-    return f"{rollout.service} {rollout.old_version} → {rollout.version} · {ended}"
-
-
-def _went_back(rollout: Rollout) -> bool:
-    return rollout.state is State.ROLLED_BACK and rollout.step >= 0
+    return f"{rollout.service} {rollout.old_version} → {rollout.version} · {words}"
 
 
 def _cause(story: Story, row: ServiceRow) -> str:
@@ -181,6 +176,8 @@ def _cause(story: Story, row: ServiceRow) -> str:
         return row.phase.words
     if rollout.outcome_reason:
         return rollout.outcome_reason
+    if row.phase.why:
+        return row.phase.why
     if story.decisions:
         return story.decisions[-1].reason
     return "Nothing has been decided yet."

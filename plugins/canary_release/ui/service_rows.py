@@ -9,27 +9,13 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from canary_release.core.units import show_duration
-from canary_release.core.values import FULL, Decision, Weights, plain
+from canary_release.core.values import Weights
 from canary_release.core.wording import amount
 from canary_release.ledger.overview import Brief, Finished, ServiceView
 from canary_release.ledger.records import State
+from canary_release.ui.phases import Phase, Question, phase_of, question_of
 
-LATE = 30.0  # seconds beyond its lease after which a rollout counts as abandoned; the guardian needs some of them
 _CERTAIN = 4.0  # standard deviations between the observed and the set share that are no chance
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Where a rollout is. name: one of a few; words: for people; until: when it is over by itself, None if unknown.
-
-    urgency: 0 is the most urgent; the list is sorted by it.
-    """
-
-    name: str
-    words: str
-    urgency: int
-    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +50,6 @@ class Outcome:
     version: str
     state: str
     ended_at: float | None
-
-
-@dataclass(frozen=True)
-class Question:
-    """An approval that waits for one of these people. step: index of the weight step behind it."""
-
-    step: int
-    weight: str
-    until: float
-    approvers: list[str]
 
 
 @dataclass(frozen=True)
@@ -172,71 +148,6 @@ def figures_of(finished: Sequence[Finished], days: int) -> Figures:
         seconds_to_full=median(to_full) if to_full else None,
         seconds_to_zero=mean(to_zero) if to_zero else None,
     )
-
-
-def phase_of(view: ServiceView, rollout: Brief, now: float) -> Phase:
-    abandoned = _abandoned(view, rollout, now)
-    if abandoned:
-        return Phase("stuck", abandoned, 0)
-    if rollout.state is State.PROMOTED:
-        return Phase("promoted", "promoted", 7)
-    if rollout.state is State.ROLLED_BACK:
-        recent = rollout.ended_at is not None and now - rollout.ended_at < 86400
-        return Phase("rolled_back", "rolled back", 5 if recent else 6)
-    if rollout.state is State.DRY_RUN:
-        return Phase("dry_run", "dry run", 7)
-    if rollout.state is State.ROLLING_BACK:
-        return Phase("rolling_back", "rolling back", 2)
-    if rollout.state is State.PROMOTING:
-        return Phase("promoting", "promoting", 4)
-    return _running_phase(view, rollout, now)
-
-
-def _running_phase(view: ServiceView, rollout: Brief, now: float) -> Phase:
-    question = question_of(view)
-    if question is not None:
-        return Phase("waiting", f"waiting for approval of {question.weight} %", 1, question.until)
-    steps = view.steps
-    if not 0 <= rollout.step < len(steps):
-        return Phase("starting", "starting", 4)
-    step = steps[rollout.step]
-    at = f"{plain(step.weight)} %"
-    if rollout.step_started_at is None:
-        return Phase("shifting", f"shifting to {at}", 4)
-    if rollout.blind_since is not None:
-        blind = f"blind at {at} for {show_duration(now - rollout.blind_since)}: the metrics cannot be read"
-        return Phase("blind", blind, 3)
-    ends = rollout.step_started_at + step.bake
-    if view.decision is not None and view.decision.step == rollout.step:
-        if view.decision.decision != Decision.HOLD:
-            return Phase("deciding", f"{view.decision.decision.replace('_', ' ')} at {at}", 4)
-        if now > ends:
-            return Phase("holding", f"on hold at {at}", 3)
-    return Phase("baking", f"baking at {at}", 4, ends)
-
-
-def _abandoned(view: ServiceView, rollout: Brief, now: float) -> str:
-    """Why a weight stands that nobody answers for, empty when it is not so."""
-    seen = view.write.seen if view.write is not None else None
-    if rollout.state.final:
-        if seen is None or seen.shares.get(rollout.safe_side, FULL) == FULL or rollout.state is State.DRY_RUN:
-            return ""
-        share = plain(seen.shares[rollout.safe_side])
-        return f"weight without a rollout: {rollout.safe_side} was last seen with {share} %, and none is in progress"
-    if rollout.lease_until is not None and now > rollout.lease_until + LATE:
-        return f"abandoned: its lease ran out {show_duration(now - rollout.lease_until)} ago"
-    if now > rollout.deadline + LATE:
-        return f"abandoned: it is {show_duration(now - rollout.deadline)} past its deadline"
-    return ""
-
-
-def question_of(view: ServiceView) -> Question | None:
-    asked, rollout = view.question, view.rollout
-    if asked is None or rollout is None or rollout.state.final:
-        return None
-    steps = view.steps
-    weight = plain(steps[asked.step].weight) if 0 <= asked.step < len(steps) else "?"
-    return Question(asked.step, weight, asked.until, list(asked.approvers))
 
 
 def traffic_of(view: ServiceView, rollout: Brief) -> Traffic:

@@ -1,6 +1,6 @@
 // The list of services: where each one stands, the most urgent first; and the same in short for the dashboard.
 
-import { Ago, Button, Link, Notice, Pill, ROOT, TrafficBar, duration, h, useAsked, useNow, useState, word } from "./canary_parts.js";
+import { Ago, Button, Link, Notice, Pill, ROOT, TrafficBar, duration, h, rounded, tied, useAsked, useNow, useState, word } from "./canary_parts.js";
 import { AbortAction, ReleaseAction } from "./canary_actions.js";
 
 const EVERY = 5; // seconds
@@ -45,15 +45,15 @@ function passes(row, filter, search) {
 function Figures({ figures, services }) {
   const active = services.filter((row) => row.in_progress).length;
   const waiting = services.filter((row) => row.phase.urgency <= 1).length;
-  const time = (seconds) => (seconds === null ? "–" : duration(seconds));
+  const time = (seconds) => (seconds === null ? "–" : rounded(seconds));
   const rate = figures.success_rate === null ? "–" : `${Math.round(100 * figures.success_rate)} %`;
   const said = [
     ["In progress", String(active)],
     ["Need a person", String(waiting)],
     [`Promoted, ${figures.days} days`, `${rate}`, `${figures.promoted} of ${figures.finished}`],
-    ["Median time to 100 %", time(figures.seconds_to_full)],
+    ["Median time to 100\u00a0%", time(figures.seconds_to_full)],
     ["Rolled back", String(figures.rolled_back)],
-    ["Mean time, harm to 0 %", time(figures.seconds_to_zero)],
+    ["Mean time, harm to 0\u00a0%", time(figures.seconds_to_zero)],
   ];
   return h("dl", { className: "canary-figures" }, said.map(([label, value, note]) =>
     h("div", { key: label }, h("dt", null, label), h("dd", null, value, note && h("small", null, ` ${note}`)))));
@@ -92,11 +92,13 @@ function Row({ row, now, reload }) {
       row.question && h(Link, { to: detailPath(row.rollout), className: "canary-link" }, "Answer …"))));
 }
 
-export function PhaseShown({ row, now }) {
+/** short: without the sentence, where it stands beside. */
+export function PhaseShown({ row, now, short = false }) {
   const { name, words, until } = row.phase;
   const left = until === null ? "" : until > now ? `${duration(until - now)} left` : "any moment";
-  return h("div", null, h(Pill, { kind: name }, name === "stuck" ? "STUCK" : words),
-    name === "stuck" && h("span", { className: "canary-small warn" }, words),
+  const said = name === "stuck" ? words : row.phase.why;
+  return h("div", { className: "canary-phase" }, h(Pill, { kind: name }, name === "stuck" ? "STUCK" : tied(words)),
+    said && !short && h("span", { className: "canary-small warn" }, tied(said)),
     row.in_progress && row.step >= 0 && h("span", { className: "canary-small" }, `step ${row.step + 1} of ${row.steps}${left && ` · ${left}`}`));
 }
 

@@ -103,18 +103,24 @@ export const duration = (seconds) => {
   const whole = Math.max(Math.round(seconds), 0);
   const parts = [[Math.floor(whole / 86400), "d"], [Math.floor(whole / 3600) % 24, "h"], [Math.floor(whole / 60) % 60, "min"], [whole % 60, "s"]];
   const first = parts.findIndex(([count]) => count > 0);
-  if (first < 0) return "0 s";
-  return parts.slice(first, first + (first < 2 ? 2 : first === 2 ? 2 : 1)).filter(([count]) => count > 0).map(([count, unit]) => `${count} ${unit}`).join(" ");
+  if (first < 0) return "0\u00a0s";
+  return parts.slice(first, first + (first < 2 ? 2 : first === 2 ? 2 : 1)).filter(([count]) => count > 0).map(([count, unit]) => `${count}\u00a0${unit}`).join(" ");
 };
 
+/** For figures that are compared: no seconds beyond ten minutes. */
+export const rounded = (seconds) => duration(seconds < 600 ? seconds : 60 * Math.round(seconds / 60));
+
 /** How long ago, as exactly as anybody wants to know. */
-const age = (seconds) => (seconds < 60 ? duration(seconds) : duration(seconds).split(" ").slice(0, 2).join(" "));
-export const share = (percent) => (percent === null || percent === undefined ? "unknown" : `${Number(percent.toPrecision(3))} %`);
+const age = (seconds) => (seconds < 60 ? duration(seconds) : duration(seconds).split(" ")[0]);
+export const share = (percent) => (percent === null || percent === undefined ? "unknown" : `${Number(percent.toPrecision(3))}\u00a0%`);
 export const word = (text) => String(text ?? "").replaceAll("_", " ");
 /** Year first, in the reader's own time zone. */
 export const instant = (at) => (at ? new Date(1000 * at).toLocaleString("sv-SE") : "not yet");
 
 export const Ago = ({ at, now }) => h("time", { dateTime: new Date(1000 * at).toISOString(), title: instant(at) }, `${age(now - at)} ago`);
+
+/** A number stays beside its unit when a line is broken. */
+export const tied = (text) => String(text).replaceAll(" %", "\u00a0%");
 
 /** What is in force is said in words, too; colour is never alone. */
 export const Pill = ({ kind, children }) => h("span", { className: `canary-pill is-${kind}` }, children);

@@ -44,11 +44,11 @@ function Head({ page, now, at }) {
     h("div", { className: "canary-row apart" },
       h("h1", null, `${row.service} `, h("span", { className: "canary-quiet" }, row.old_version), " → ", row.version),
       h("span", { className: "canary-small" }, `updated ${duration(now - at / 1000)} ago`)),
-    h("div", { className: "canary-row" }, h(PhaseShown, { row, now }), page.dry_run && h(Pill, { kind: "dry_run" }, "dry run"),
+    h("div", { className: "canary-row" }, h(PhaseShown, { row, now, short: true }), page.dry_run && h(Pill, { kind: "dry_run" }, "dry run"),
       h("span", { className: "canary-small" }, "started ", h(Ago, { at: row.started_at, now }), ` by ${row.started_by}`, row.ended_at !== null && `, took ${duration(row.ended_at - row.started_at)}`)),
     h("p", { className: `canary-cause is-${row.phase.name}` }, page.cause),
     row.reason && h("p", { className: "canary-small" }, `Reason given: ${row.reason}`),
-    h(TrafficBar, { traffic: row.traffic, inProgress: row.in_progress }),
+    h(TrafficBar, { traffic: row.traffic, inProgress: row.in_progress || row.phase.name === "stuck" }),
     row.traffic.differs && h(Notice, { kind: "warn" }, row.traffic.differs));
 }
 

@@ -3,19 +3,20 @@ the way back after a promotion.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from canary_release.ledger.approvals import Answer, question_of
 from canary_release.ledger.records import Rollout, State
 from canary_release.ledger.store import Ledger
-from demo.airflow_api import AirflowApi, AirflowApiError, Approval, Run, TaskInstance
+from demo.airflow_api import AirflowApi, Approval, Run, TaskInstance
 from demo.stage import Stage
-from end_to_end.rehearsed_releases import ASSET, Rehearsal, rehearsals
+from end_to_end.rehearsed_releases import ASSET, Rehearsal, insist
+from end_to_end.terminal import canary, said
 
-pytestmark = [pytest.mark.slow, pytest.mark.rehearsals, pytest.mark.timeout(700)]
-FROZEN = 25.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 PATIENCE = 300.0  # seconds; on a quiet machine the whole module takes a third of it
 
 
@@ -24,37 +25,6 @@ def ledger(stage: Stage) -> Iterator[Ledger]:
     opened = stage.ledger()
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="module")
-def begun(stage: Stage) -> dict[str, Rehearsal]:
-    """All of them at once; what each test waits for goes on meanwhile."""
-    api, all_of_them = stage.airflow.api, rehearsals(stage.folder)
-    for name in ("canary_return", *(rehearsal.dag_id for rehearsal in all_of_them.values())):
-        insist(lambda name=name: api.pause(name, False))  # type: ignore[misc]
-    all_of_them["late"].write_release(stage.folder.parent / "releases", frozen_until=time.time() + FROZEN)
-    for name, steps in (("approved", "100"), ("rejected", None), ("bad", None)):
-        one, conf = all_of_them[name], {"version": "v2", "steps": steps}
-        insist(lambda one=one, conf=conf: api.trigger(one.dag_id, one.run_id, conf=conf))  # type: ignore[misc]
-    (asset,) = api.call("GET", f"/api/v2/assets?name_pattern={ASSET}")["assets"]
-    event = {"asset_id": asset["id"], "extra": {"version": "v2"}}
-    insist(lambda: api.call("POST", "/api/v2/assets/events", event))
-    return all_of_them
-
-
-def insist(ask: Callable[[], object]) -> None:
-    """Airflow on SQLite answers 500 and does nothing when its writers collide; asking again does nothing twice."""
-    for left in reversed(range(8)):
-        try:
-            ask()
-        except AirflowApiError as error:
-            if error.status == 409:
-                return
-            if error.status != 500 or not left:
-                raise
-            time.sleep(1)
-        else:
-            return
 
 
 def open_question(api: AirflowApi, rehearsal: Rehearsal) -> Approval:
@@ -67,6 +37,15 @@ def open_question(api: AirflowApi, rehearsal: Rehearsal) -> Approval:
     time.sleep(8)
     (question,) = api.approvals(rehearsal.dag_id, rehearsal.run_id)
     return question
+
+
+def approve_at_a_terminal(stage: Stage, folder: Path, service: str, comment: str) -> None:
+    """With the same patience as ``insist``."""
+    for _ in range(8):
+        code, words = said(canary(stage, folder, "approve", service, "--weight", "100", "--comment", comment))
+        if "answered 500" not in words:
+            break
+    assert (code, "approved" in words) == (0, True), words
 
 
 def rollout_of(ledger: Ledger, rehearsal: Rehearsal) -> Rollout:
@@ -100,14 +79,14 @@ def test_rejection_takes_the_canary_off_and_the_run_is_red_at_the_question(
 
 
 def test_approval_raises_the_canary_and_a_return_takes_the_promotion_back(
-    stage: Stage, ledger: Ledger, begun: dict[str, Rehearsal]
+    stage: Stage, ledger: Ledger, begun: dict[str, Rehearsal], tmp_path: Path
 ) -> None:
     api, approved = stage.airflow.api, begun["approved"]
     question = open_question(api, approved)
     assert question.subject == "approved v2: 0 % → 100 %?"
     assert api.run("canary_guardian", "approved-1-before-1").state == "success", "called before anybody is asked"
     assert approved.canary_percent == 0
-    insist(lambda: api.answer(question, "Approve", {"comment": "looks fine"}))
+    approve_at_a_terminal(stage, tmp_path, "approved", "looks fine")
     assert api.wait_until_ended(approved.dag_id, approved.run_id, PATIENCE).state == "success"
     assert (rollout_of(ledger, approved).state, approved.canary_percent) == (State.PROMOTED, 100)
     assert answered(ledger, approved, step=0) == (Answer.APPROVE, "admin")
