@@ -7,8 +7,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from canary_release.control.approving import put, take_answer
+from canary_release.control.ending import roll_back
 from canary_release.core.release import Calendar, Freeze
+from canary_release.hooks.airflow_runs import AirflowUnreadableError
 from canary_release.ledger.approvals import Answer, Person
+from canary_release.operators import rollout_task
+from canary_release.operators.end_release import OutcomeOperator
 from canary_release.operators.shift_weight import ShiftWeightOperator
 from canary_release.sensors import keep_watch_sensor
 from canary_release.sensors.keep_watch_sensor import KeepWatchSensor
@@ -31,6 +35,20 @@ def skipped(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(keep_watch_sensor, "skip_in_this_run", tasks.extend)
     monkeypatch.setattr(KeepWatchSensor, "open_desk", lambda self: world.desk)
     return tasks
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is written into the notes of runs, where the connection for it is there."""
+    written: dict[str, str] = {}
+
+    class Runs:
+        def set_note(self, dag_id: str, run_id: str, note: str) -> None:
+            written[run_id] = note
+
+    monkeypatch.setattr(rollout_task, "is_configured", lambda: True)
+    monkeypatch.setattr(rollout_task, "AirflowRuns", Runs)
+    return written
 
 
 WATCH = KeepWatchSensor(task_id="watch_100", weight="100", approve_task="approve_100")
@@ -69,7 +87,7 @@ def test_watch_of_a_rejected_step_is_skipped_since_the_question_is_red(world: Wo
 
 
 def test_shift_in_a_freeze_waits_for_the_opening_and_then_asks_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: dict[str, str]
 ) -> None:
     world = World(tmp_path, a_release(5, 100, bake=8.0))
     now = world.clock.now()
@@ -81,9 +99,30 @@ def test_shift_in_a_freeze_waits_for_the_opening_and_then_asks_again(
     with pytest.raises(TaskDeferred) as waits:
         task.execute(CONTEXT)
     assert waits.value.trigger.serialize()[1]["wait_for"] == {"opening": True}
+    assert "shop v2 waits before 5 %: releases are frozen until" in notes["shop-v2"]
+    assert "(sale); it opens next on" in notes["shop-v2"]
     assert (world.canary_percent, world.balancer.writes[1:]) == (0, [])
     assert world.ledger.rollout(rollout.id).deadline > now + 90_000
     with pytest.raises(TaskDeferred):  # whoever wakes it before the opening gains nothing
         task.opened(CONTEXT, {"reached": "open"})
     with pytest.raises(AirflowFailException, match="worse"):
         task.opened(CONTEXT, {"over": "worse"})
+
+
+def test_outcome_stands_in_the_note_and_a_note_that_cannot_be_written_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, notes: dict[str, str]
+) -> None:
+    rollout = at_the_question(world)
+    roll_back(world.desk, rollout, "customers call", actor="ada")
+    monkeypatch.setattr(OutcomeOperator, "open_desk", lambda self: world.desk)
+    task = OutcomeOperator(task_id="outcome")
+    with pytest.raises(AirflowFailException, match="because customers call"):
+        task.execute(CONTEXT)
+    assert notes["shop-v2"].endswith("rolled_back because customers call")
+
+    def gone(*_: object) -> None:
+        raise AirflowUnreadableError("Airflow does not answer")
+
+    monkeypatch.setattr(rollout_task.AirflowRuns, "set_note", gone)
+    with pytest.raises(AirflowFailException, match="because customers call"):
+        task.execute(CONTEXT)

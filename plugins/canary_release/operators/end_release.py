@@ -4,8 +4,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from canary_release.control.ending import Ended, promote, roll_back, settle
-from canary_release.core.problems import CanaryError, RefusedError
-from canary_release.hooks.airflow_runs import AirflowRuns, is_configured
+from canary_release.core.problems import RefusedError
+from canary_release.core.values import plain
 from canary_release.ledger.records import Rollout, State
 from canary_release.operators.rollout_task import RolloutOperator, problems_are_final, weights_line
 
@@ -17,7 +17,11 @@ class _EndOperator(RolloutOperator):
             lines.append(weights_line("asked", ended.written.asked))
             lines.append(weights_line("read back", ended.written.read_back))
             lines.append(f"  took                  {ended.written.seconds:.3f} s, attempt {ended.written.attempts}")
-        self.tell(*lines, event=verb, rollout=ended.rollout.id, state=str(ended.rollout.state))
+        facts = {"rollout": ended.rollout.id, "state": str(ended.rollout.state), "why": ended.rollout.outcome_reason}
+        if ended.written is not None:
+            facts["read_back"] = plain(ended.written.read_back[ended.rollout.canary])
+            facts["seconds"] = f"{ended.written.seconds:.3f}"
+        self.tell(*lines, event=verb, **facts)
 
     def rollout_or_skip(self, context: Context) -> Rollout:
         try:
@@ -63,20 +67,13 @@ class OutcomeOperator(_EndOperator):
         sentence = f"{rollout.service} {rollout.old_version} -> {rollout.version}: {rollout.state}"
         why = rollout.outcome_reason.removeprefix(f"{rollout.state}: ")
         reason = f" because {why}" if why else ""
-        self.tell(f"outcome  {sentence}{reason}", event="outcome", rollout=rollout.id, state=str(rollout.state))
-        self.note(rollout, f"{sentence}{reason}")
+        self.tell(
+            f"outcome  {sentence}{reason}", event="outcome", rollout=rollout.id, state=str(rollout.state), why=why
+        )
+        self.note(context, f"{sentence}{reason}")
         if rollout.state not in (State.PROMOTED, State.DRY_RUN):
             raise AirflowFailException(f"{sentence}{reason}")
         return sentence
-
-    def note(self, rollout: Rollout, sentence: str) -> None:
-        """The run's note says how it ended. A task may not write it, so that needs the connection canary_airflow."""
-        if not is_configured():
-            return
-        try:
-            AirflowRuns().set_note(rollout.dag_id, rollout.run_id, sentence)
-        except CanaryError as error:
-            self.log.warning("outcome  the run's note was not written: %s", error)
 
 
 class SettleOperator(_EndOperator):

@@ -13,6 +13,7 @@ from canary_release.control.desk import Desk, plan_of
 from canary_release.control.real_desk import open_desk
 from canary_release.core.problems import CanaryError, RefusedError
 from canary_release.core.values import Weights, plain
+from canary_release.hooks.airflow_runs import AirflowRuns, is_configured
 from canary_release.ledger.records import Rollout
 from canary_release.links import ROLLOUT_LINKS
 
@@ -49,6 +50,16 @@ class RolloutOperator(BaseOperator):
     def fact(self, *, event: str, **fields: Any) -> None:
         """One line for programs; the log as NDJSON has each field as a key."""
         self.log.info(f"canary.{event}", **fields)
+
+    def note(self, context: Context, sentence: str) -> None:
+        """One sentence into the run's note. A task may not write it, so that needs the connection canary_airflow."""
+        if not is_configured():
+            return
+        run = context["dag_run"]
+        try:
+            AirflowRuns().set_note(run.dag_id, run.run_id, sentence)
+        except CanaryError as error:
+            self.log.warning("the run's note was not written: %s", error)
 
     def fold(self, title: str, text: str) -> None:
         """A long part that the log view shows closed."""

@@ -38,7 +38,7 @@ class ShiftWeightOperator(RolloutOperator):
             try:
                 shifted = shift(desk, rollout, index, actor=self.actor(context))
             except ClosedError as error:
-                self._wait(desk, rollout, index, error)
+                self._wait(context, desk, rollout, index, error)
         self._report(shifted)
         return {"weight": self.weight}
 
@@ -48,13 +48,14 @@ class ShiftWeightOperator(RolloutOperator):
             raise AirflowFailException(event["over"])
         return self.execute(context)
 
-    def _wait(self, desk: Desk, rollout: Rollout, index: int, error: ClosedError) -> NoReturn:
+    def _wait(self, context: Context, desk: Desk, rollout: Rollout, index: int, error: ClosedError) -> NoReturn:
         """Wait for the calendar, the canary being watched on where it stands."""
         allow_time(desk, rollout, index, error.closed.until)
         until = datetime.fromtimestamp(error.closed.until, UTC)
         self.tell(
             f"shift    WAITS  {error}", event="closed", rollout=rollout.id, weight=self.weight, until=until.isoformat()
         )
+        self.note(context, f"{rollout.service} {rollout.version} waits before {self.weight} %: {error.closed.sentence}")
         poll = desk.release(rollout).poll
         self.defer(trigger=WaitTrigger(rollout.id, poll, {"opening": True}), method_name="opened")
         raise AssertionError("defer never returns")

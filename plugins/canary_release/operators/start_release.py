@@ -21,7 +21,7 @@ from canary_release.core.problems import RefusedError, ReleaseFileError
 from canary_release.core.release import Release
 from canary_release.core.suggest import did_you_mean, listed, shown
 from canary_release.operators.rollout_task import RolloutOperator, problems_are_final
-from canary_release.operators.start_report import start_lines
+from canary_release.operators.start_report import start_facts, start_lines
 
 LONGEST = {"version": 128, "profile": 128, "steps": 200, "reason": 2000, "override": 2000}
 """The longest text of each key of the conf, in characters."""
@@ -132,19 +132,20 @@ class StartReleaseOperator(RolloutOperator):
             except ClosedError as error:
                 if request.release.calendar.when_closed != "wait":
                     raise
-                self._wait(error)
-        self.tell(*start_lines(request, started), event="started", rollout=started.rollout.id)
+                self._wait(context, error)
+        self.tell(*start_lines(request, started), event="started", **start_facts(started))
         return {"rollout": started.rollout.id, "version": started.rollout.version}
 
     def opened(self, context: Context, event: Any) -> dict[str, str]:
         """The calendar may have opened; the file is read again, and asking again is what decides."""
         return self.execute(context)
 
-    def _wait(self, error: ClosedError) -> NoReturn:
+    def _wait(self, context: Context, error: ClosedError) -> NoReturn:
         """Nobody holds the service meanwhile."""
         # A task that resumes within seconds of deferring may be failed by the scheduler (apache/airflow 71580).
         at = max(datetime.fromtimestamp(error.closed.until, UTC), datetime.now(UTC) + _SOONEST)
-        self.tell(f"start    WAITS  {error}", event="closed", until=at.isoformat())
+        self.tell(f"start    WAITS  {error}", event="closed", why=error.closed.why, until=at.isoformat())
+        self.note(context, f"waits: {error.closed.sentence}")
         self.defer(trigger=DateTimeTrigger(moment=at), method_name="opened")
         raise AssertionError("defer never returns")
 

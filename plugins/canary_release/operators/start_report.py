@@ -9,7 +9,7 @@ from canary_release.core.detection import detection
 from canary_release.core.plan import render_plan
 from canary_release.core.release import Approval, Check, Moment
 from canary_release.core.units import show_duration
-from canary_release.core.values import NONE, Weights
+from canary_release.core.values import NONE, Weights, plain
 from canary_release.core.wording import limit_text
 from canary_release.operators.rollout_task import weights_line
 
@@ -32,6 +32,25 @@ def start_lines(request: StartRequest, started: Started) -> list[str]:
     lines += [f"  relies on             {ability}: {words}" for ability, words in started.relies_on.items()]
     lines += plan_lines(request, started)
     return [*lines, *_dry_run(request, started)] if rollout.dry_run else lines
+
+
+def start_facts(started: Started) -> dict[str, object]:
+    """The same for programs."""
+    rollout = started.rollout
+    return {
+        "rollout": rollout.id,
+        "service": rollout.service,
+        "version": rollout.version,
+        "old_version": rollout.old_version,
+        "by": rollout.started_by,
+        "reason": rollout.reason,
+        "profile": rollout.profile,
+        "dry_run": rollout.dry_run,
+        "stable": rollout.stable,
+        "canary": rollout.canary,
+        "weights": [plain(step.weight) for step in started.plan.weight_steps],
+        "release_sha256": rollout.release_sha256,
+    }
 
 
 def plan_lines(request: StartRequest, started: Started) -> list[str]:
