@@ -58,7 +58,11 @@ def test_steps_are_task_groups_named_by_weight(release_dag: DAG) -> None:
 def test_nothing_may_time_out_a_run_or_start_one_by_itself(release_dag: DAG) -> None:
     # A timed-out run skips its rollback and even its teardowns.
     assert release_dag.dagrun_timeout is None
-    assert (release_dag.schedule, release_dag.catchup, release_dag.max_active_runs) == (None, False, 1)
+    assert (release_dag.schedule, release_dag.catchup) == (None, False)
+
+
+def test_second_run_is_refused_by_the_ledger_and_not_queued_to_begin_by_itself_later(release_dag: DAG) -> None:
+    assert release_dag.max_active_runs >= 50
 
 
 def test_rollback_and_outcome_run_whatever_happened(release_dag: DAG) -> None:

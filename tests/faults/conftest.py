@@ -35,7 +35,7 @@ def databases(fast_folder: Path) -> Iterator[Databases]:
 
 
 @pytest.fixture
-def tell(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Story]]:
+def tell(databases: Databases, results: Results, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Story]]:
     """Makes stories; what a story logs is the expected noise of its faults."""
     stories: list[Story] = []
     monkeypatch.setattr(THREADED, InLine)
@@ -49,6 +49,7 @@ def tell(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     yield make
     logging.disable(logging.NOTSET)
     for story in stories:
+        results.story(story)
         story.close()
 
 
@@ -57,6 +58,4 @@ def results() -> Iterator[Results]:
     """What was seen, written to the file that CANARY_FAULT_RESULTS names."""
     collected = Results()
     yield collected
-    target = os.environ.get("CANARY_FAULT_RESULTS")
-    if target:
-        collected.write(Path(target))
+    collected.write()

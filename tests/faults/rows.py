@@ -1,86 +1,16 @@
-"""The fault matrix as data, and what the tests saw of it."""
+"""What the simulated stories showed of each row of the fault matrix."""
 
-import json
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from faults.actors import Story
 from faults.faults import GREEN
+from faults.results_file import change, record_figure
 
-
-class How(StrEnum):
-    SIMULATED = "simulated"
-    REAL = "real processes"
-    BOTH = "simulated, real processes"
-    OWN = "tests of their own"
-
-
-@dataclass(frozen=True)
-class Row:
-    """moments: T0 before the lease, T1 intent written, T2 weight set and not recorded, T3 baking, T4 decided and not
-    acted upon, T5 promoting, T6 rolling back, T7 over.
-    """
-
-    number: int
-    fault: str
-    moments: str
-    required: str
-    how: How
-
-
-ROWS = (
-    Row(1, "a task is killed", "T1-T6", "run again, the same weight, at most one more identical write", How.BOTH),
-    Row(2, "a task and its supervisor are killed", "T1-T6", "canary off within lease and guardian period", How.BOTH),
-    Row(3, "the scheduler is dead for 5 min", "T1-T6", "the balancer's lease ends it; never raised again", How.BOTH),
-    Row(4, "triggerer, DAG processor or API server dead for 30 and 120 s", "T3",
-        "no wrong promotion; rolled back only when blind for longer than allowed", How.BOTH),
-    Row(5, "all of Airflow is dead", "T2, T3, T6", "the balancer alone returns to stable", How.BOTH),
-    Row(6, "a task is stopped for 3 min and goes on as a zombie", "T1, T2",
-        "nothing is raised after somebody took over; what overtook is taken back", How.BOTH),
-    Row(7, "balancer API: 500, timeout, reset before and after the write", "T1, T2, T5, T6",
-        "shift: safe; rollback: keeps trying, pages within 60 s; the last weight is read back", How.BOTH),
-    Row(8, "balancer API: 429 for 5 min, 403, 404", "T1, T5, T6",
-        "at most 40 calls a minute while refused; somebody is woken", How.SIMULATED),
-    Row(9, "balancer says yes and does nothing, or applies 90 s later", "T2, T5, T6",
-        "no step before it reads back; a late write does not stand", How.SIMULATED),
-    Row(10, "balancer restarts with its base weights", "T3", "noticed; never raised again by itself", How.BOTH),
-    Row(11, "somebody else sets 0, 50 or 100 %", "T3, T5", "noticed within one poll; hold and page; at most one write",
-        How.SIMULATED),
-    Row(12, "metrics: down, timeout", "T3, T4", "no data, never a pass; safe after the allowed time", How.BOTH),
-    Row(13, "metrics: empty, NaN, reset, swapped, stale, one side missing, zero", "T3, T4",
-        "no wrong promotion, no traceback", How.SIMULATED),
-    Row(14, "a good canary, every tenth poll blind", "T3", "promoted", How.SIMULATED),
-    Row(15, "run paused, marked failed or success, task cleared", "T1-T7",
-        "safe within a guardian period; nothing but evidence promotes", How.BOTH),
-    Row(16, "old runs are cleared and run again", "T7", "no write to the balancer", How.BOTH),
-    Row(17, "50 starts of one service at once", "T0", "one begins, 49 are refused in words", How.BOTH),
-    Row(18, "abort: while promoting, twice, when idle, 1,000 races with a promotion", "T3, T5, T7",
-        "abort wins unless the promotion was committed before; twice is as once", How.SIMULATED),
-    Row(19, "the ledger's database is gone, locked, or loses an answer", "T1-T6",
-        "no raise without an intent; the lease ends; goes on afterwards", How.BOTH),
-    Row(20, "disk full, no file handles, read-only file system, out of memory", "T1-T4, T6",
-        "no torn record; a rollback needs no disk", How.OWN),
-    Row(21, "the clock jumps by an hour either way", "T3", "no early promotion; safe", How.SIMULATED),
-    Row(22, "bad release files, 10,000 fuzzed", "T0", "refused with place and key; no traceback, no call", How.OWN),
-    Row(23, "sticky clients, keep-alive, WebSocket, long requests", "T6",
-        "no new request to the canary after the rollback; none lost", How.REAL),
-    Row(24, "the canary's servers die", "T3", "weight 0 within one poll", How.BOTH),
-    Row(25, "the stable servers die", "T3, T5", "no rollback onto a dead side; page and hold", How.SIMULATED),
-    Row(26, "no guardian, or two", "any", "the balancer's lease still bounds; two do what one does", How.BOTH),
-    Row(27, "the audit is edited", "T7", "every change is found", How.OWN),
-    Row(28, "injection, anonymous callers", "T0", "refused or escaped", How.OWN),
-    Row(29, "1,000 random stories with one to three faults each", "all", "invariants I1-I8 hold", How.SIMULATED),
-)  # fmt: skip
-
-
-def row(number: int) -> Row:
-    return ROWS[number - 1]
+CELLS = 1218  # of the crash matrix: fewer would be a part of it
+MANY = 4000  # stories of a whole run
 
 
 def seconds_to_safe(story: Story, since: float) -> float:
@@ -111,6 +41,11 @@ class Results:
 
     seen: dict[int, dict[str, Any]] = field(default_factory=dict)
     more: dict[int, list[str]] = field(default_factory=dict)
+    cells: int = 0
+    broken_cells: list[str] = field(default_factory=list)
+    stories: int = 0
+    bad_stories: int = 0
+    wrong_promotions: int = 0
 
     def record(self, number: int, sentence: str, seconds: float | None = None) -> None:
         """seconds: the longest time until clients were safe, None where that has no meaning."""
@@ -120,16 +55,30 @@ class Results:
         """A sentence more for a row that several tests look at."""
         self.more.setdefault(number, []).append(sentence)
 
-    def write(self, path: Path) -> None:
-        """All rows, those that were not run now as they stand in the file; what others recorded stays."""
-        stored = json.loads(path.read_text())["rows"] if path.exists() else []
-        before = {entry["number"]: entry for entry in stored}
-        rows = []
-        for one in ROWS:
-            old = before.get(one.number, {})
-            found = self._found(one.number) or old.get("simulated")
-            rows.append(asdict(one) | {"simulated": found, "real": old.get("real"), "own": old.get("own")})
-        path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    def cell(self, cells: int, broken: Sequence[str]) -> None:
+        """Cells of the crash matrix that were played, and what they broke."""
+        self.cells += cells
+        self.broken_cells += broken
+
+    def story(self, story: Story) -> None:
+        """A story is over."""
+        self.stories += 1
+        self.bad_stories += story.bad
+        self.wrong_promotions += story.bad and story.state == "promoted"
+
+    def write(self) -> None:
+        """All rows that were run now, and the figures that are sums over many tests."""
+        change(self._add)
+        if self.cells >= CELLS:
+            broken = len(self.broken_cells)
+            record_figure("crash cells", f"{self.cells:,} cells, {broken} broken", held=not broken)
+        if self.stories >= MANY:
+            seen = f"{self.wrong_promotions} in {self.bad_stories:,} stories of bad versions ({self.stories:,} in all)"
+            record_figure("wrong promotions", seen, held=not self.wrong_promotions)
+
+    def _add(self, stored: dict[str, Any]) -> None:
+        for entry in stored["rows"]:
+            entry["simulated"] = self._found(entry["number"]) or entry["simulated"]
 
     def _found(self, number: int) -> dict[str, Any] | None:
         sentences = [self.seen[number]["seen"]] if number in self.seen else []
@@ -137,22 +86,3 @@ class Results:
         if not sentences:
             return None
         return {"seen": "; ".join(sentences), "seconds": self.seen.get(number, {}).get("seconds")}
-
-
-def record_own(number: int, sentence: str) -> None:
-    """What a test outside the fault suites saw of a row, into the file that CANARY_FAULT_RESULTS names, if it does."""
-    target = os.environ.get("CANARY_FAULT_RESULTS")
-    if not target:
-        return
-    path = Path(target)
-    stored = json.loads(path.read_text())["rows"] if path.exists() else []
-    before = {entry["number"]: entry for entry in stored}
-    rows = [before.get(one.number) or asdict(one) | {"simulated": None, "real": None, "own": None} for one in ROWS]
-    for entry in rows:
-        if entry["number"] == number:
-            said = (entry.get("own") or {}).get("results", {})
-            # A sentence that differs in its numbers only replaces the one of an earlier run.
-            said[re.sub(r"[\d,.]+", "#", sentence)] = sentence
-            entry["own"] = {"seen": "; ".join(said.values()), "seconds": None, "results": said}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from faults.actors import Story
 from faults.faults import GREEN
+from faults.results_file import record_figure
 from faults.rows import Results
 from faults.simulator import Process, Trap
 
@@ -52,11 +53,12 @@ def test_failed_version_has_weight_0_read_back_within_two_seconds(tell: Tell) ->
         story, failed = bad_rollback(tell, seed, lambda story, process: None)
         took.append(zero_read_back(story) - failed)
         story.close()
-    print(f"fail to weight 0 read back: p50 {percentile(took, 0.5):.2f} s, p99 {percentile(took, 0.99):.2f} s")
-    assert percentile(took, 0.99) <= 2.0
+    p50, p99 = percentile(took, 0.5), percentile(took, 0.99)
+    record_figure("fail simulated", f"p50 {p50:.2f} s, p99 {p99:.2f} s, {STORIES} rollbacks", held=p99 <= 2.0)
+    assert p99 <= 2.0
 
 
-def test_with_nine_of_ten_calls_failing_every_rollback_comes_and_p95_within_a_minute(
+def test_row_07_with_nine_of_ten_calls_failing_every_rollback_comes_and_p95_within_a_minute(
     tell: Tell, results: Results
 ) -> None:
     def nine_of_ten_fail(story: Story, _: Process) -> None:
@@ -72,6 +74,7 @@ def test_with_nine_of_ten_calls_failing_every_rollback_comes_and_p95_within_a_mi
         story.close()
     said = f"p50 {percentile(took, 0.5):.0f} s, p95 {percentile(took, 0.95):.0f} s, longest {max(took):.0f} s"
     print(f"with 90 % of all calls failing, weight 0 read back after: {said}; {woken} of {len(took)} woke somebody")
-    assert percentile(took, 0.95) <= 60.0
-    assert percentile(off, 0.95) <= 60.0
+    held = max(percentile(took, 0.95), percentile(off, 0.95)) <= 60.0
+    record_figure("90 % failing", f"{STORIES} of {STORIES} converged, {said}", held=held)
+    assert held
     results.add(7, f"90 % of all calls failing: {STORIES} of {STORIES} rolled back, read back after {said}")

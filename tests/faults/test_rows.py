@@ -1,14 +1,17 @@
 """The rows of the fault matrix that a simulation can show, one test a row; the others need real processes."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from faults.actors import Story, shop_release
 from faults.faults import BLUE, GREEN, BalancerFault, Kind, LedgerFault, MetricFault
+from faults.matrix import ROWS, How, Row, row
 from faults.oracle import BOUND, GUARDIAN_PERIOD
-from faults.rows import ROWS, How, Results, Row, ended, row, seconds_to_safe
+from faults.rows import Results, ended, seconds_to_safe
 from faults.simulator import START, CrashError, Process, Trap, crash, freeze
 from faults.test_crash_points import POINTS
 
@@ -348,7 +351,7 @@ def test_row_18_abort_wins_and_twice_is_as_once(tell: Tell, results: Results) ->
     idle.at(1.0, idle.abort)
     idle.play()
     assert idle.balancer.writes == []
-    note(results, 18, stories, "an abort of an idle service wrote nothing; races: see its own test")
+    note(results, 18, stories, "an abort of an idle service wrote nothing")
 
 
 def test_row_19_ledger_that_is_gone_raises_nothing_and_goes_on_afterwards(tell: Tell, results: Results) -> None:
@@ -433,6 +436,12 @@ def test_row_26_no_guardian_or_two_are_no_worse(tell: Tell, results: Results) ->
 @pytest.mark.parametrize("one", ROWS, ids=lambda one: f"row_{one.number:02d}")
 def test_every_row_of_the_matrix_stands_in_its_place(one: Row) -> None:
     assert row(one.number) is one
+
+
+def test_every_row_has_a_test_that_is_called_after_it() -> None:
+    text = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    named = {int(number) for number in re.findall(r"^def test_row_(\d\d)_", text, re.MULTILINE)}
+    assert named == {one.number for one in ROWS}
 
 
 def test_every_crash_moment_of_the_matrix_has_a_crash_point() -> None:

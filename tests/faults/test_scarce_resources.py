@@ -20,7 +20,7 @@ from canary_release.core.problems import LedgerError
 from canary_release.ledger.records import Rollout, State
 from canary_release.ledger.store import Ledger
 from control.world import GREEN, World
-from faults.rows import record_own
+from faults.results_file import record_own
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +82,7 @@ def main(limit: str, act: str, folder: str) -> None:
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("limit", LIMITS)
-def test_canary_is_taken_off_and_the_ledger_is_whole_without(limit: str, act: str, tmp_path: Path) -> None:
+def test_row_20_canary_is_taken_off_and_the_ledger_is_whole_without(limit: str, act: str, tmp_path: Path) -> None:
     paths = [ROOT / "plugins", ROOT / "include", ROOT / "tests"]
     code = f"from faults.test_scarce_resources import main; main({limit!r}, {act!r}, {str(tmp_path)!r})"
     done = subprocess.run(

@@ -3,7 +3,6 @@
 `make test-faults` runs those; they take minutes, so that they are left out of any other run.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +60,7 @@ def results() -> Iterator[Results]:
     """What was required and seen; written to the file that CANARY_FAULT_RESULTS names."""
     collected = Results()
     yield collected
-    if target := os.environ.get("CANARY_FAULT_RESULTS"):
-        collected.write(Path(target))
+    collected.write()
 
 
 @pytest.fixture

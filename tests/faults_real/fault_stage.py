@@ -24,7 +24,7 @@ from faults_real.store import Store, require_exposed
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARD_PERIOD = 2.0
-DAGS = ("release_shop", "release_till", "release_shop_quick", "canary_guardian", "canary_abort")
+DAGS = ("release_shop", "release_till", "release_shop_quick", "release_shop_crowd", "canary_guardian", "canary_abort")
 
 
 class FaultStage:
@@ -151,6 +151,8 @@ class FaultStage:
         self.releases.mkdir()
         (self.releases / "shop.yaml").write_text(self.shop.release_text())
         (self.releases / "shop_quick.yaml").write_text(self.shop.release_text(quick=True))
+        # Fifty runs at once keep two cores from a task for minutes.
+        (self.releases / "shop_crowd.yaml").write_text(self.shop.release_text(lease=300.0, blind=300.0))
         (self.releases / "till.yaml").write_text(self.till.release_text())
         environment = {**self.shop.connections(), **self.till.connections(), **self.postgres.connection()}
         environment["CANARY_RELEASES"] = str(self.releases)
@@ -164,17 +166,25 @@ class FaultStage:
         self.airflow.wait_healthy(120, dags=DAGS)
         for dag in DAGS:
             self.airflow.api.pause(dag, False)
-        self.guard = self._exit.enter_context(self._guard())
+        self.start_guard()
 
-    def _guard(self) -> Process:
+    def start_guard(self) -> None:
+        """The guard beside Airflow; again, after ``kill_guard``."""
+        self.guard = self._exit.enter_context(self.new_guard("guard"))
+
+    def kill_guard(self) -> None:
+        self.guard.kill()
+
+    def new_guard(self, name: str) -> Process:
+        """A ``canary guard`` that is guarding; a context manager, leaving ends it."""
         api = self.airflow
         airflow = f"http://{api.user}:{api.password}@127.0.0.1:{api.port}"
         process = Process(
             [sys.executable, "-m", "canary_release", "guard", "--every", f"{GUARD_PERIOD:g}s"],
-            log=self.folder / "guard.log",
+            log=self.folder / f"{name}.log",
             env=self.airflow.environment() | {"AIRFLOW_CONN_CANARY_AIRFLOW": airflow, "PYTHONUNBUFFERED": "1"},
             cwd=self.folder,
-            name="guard",
+            name=name,
         )
         process.wait_until(lambda: "guarding" in process.tail(), 30, "begin to guard")
         return process

@@ -1,12 +1,10 @@
 """What was required and what was seen, fault by fault, added to the results that the page about faults shows."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from faults.rows import ROWS
+from faults.results_file import change
 
 
 @dataclass(frozen=True)
@@ -40,16 +38,23 @@ class Results:
         print(f"row {row}  {result}")
         return result
 
-    def write(self, path: Path) -> None:
+    def write(self) -> None:
         """Put them under ``real`` of their rows; a fault on a balancer that was seen before is replaced."""
-        stored = json.loads(path.read_text())["rows"] if path.exists() else []
-        before = {entry["number"]: entry for entry in stored}
-        rows = []
-        for one in ROWS:
-            entry = before.get(one.number) or (asdict(one) | {"simulated": None, "real": None})
-            rows.append(entry | {"real": self._merged(one.number, entry.get("real"))})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        change(self._add)
+
+    def _add(self, stored: dict[str, Any]) -> None:
+        for entry in stored["rows"]:
+            entry["real"] = self._merged(entry["number"], entry["real"])
+        self._count_false_rollbacks(stored)
+
+    @staticmethod
+    def _count_false_rollbacks(stored: dict[str, Any]) -> None:
+        found = [each for entry in stored["rows"] for each in (entry["real"] or {}).get("results", ())]
+        false = [each for each in found if each["fault"].endswith("false rollbacks")]
+        lost = sum(each["seen"] for each in false)
+        for entry in stored["figures"]:
+            if entry["key"] == "false rollbacks real" and false:
+                entry["seen"] = f"{'NOT HELD: ' if lost else ''}{lost:g} in {len(false)} faults"
 
     def _merged(self, number: int, old: dict[str, Any] | None) -> dict[str, Any] | None:
         kept = {(each["fault"], each["balancer"]): Result(**each) for each in (old or {}).get("results", ())}

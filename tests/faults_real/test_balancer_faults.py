@@ -43,7 +43,7 @@ def hands(tmp_path: Path, shop: Store, till: Store) -> Iterator[Hands]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Kind.DROP_BEFORE, Kind.DROP_AFTER, Kind.TRUNCATED, Kind.GARBAGE])
-def test_shift_whose_write_breaks_once_on_haproxy_is_written_once_more(
+def test_row_07_shift_whose_write_breaks_once_on_haproxy_is_written_once_more(
     hands: Hands, till: Store, results: Results, kind: Kind
 ) -> None:
     rollout = hands.start(till)
@@ -59,7 +59,7 @@ def test_shift_whose_write_breaks_once_on_haproxy_is_written_once_more(
     "kind",
     [pytest.param(Kind.DROP_BEFORE, marks=pytest.mark.faults), pytest.param(Kind.DROP_AFTER, marks=pytest.mark.slow)],
 )
-def test_shift_whose_every_write_breaks_on_haproxy_leaves_no_canary(
+def test_row_07_shift_whose_every_write_breaks_on_haproxy_leaves_no_canary(
     hands: Hands, till: Store, gone: Gone, kind: Kind
 ) -> None:
     rollout = hands.start(till)
@@ -74,7 +74,7 @@ def test_shift_whose_every_write_breaks_on_haproxy_leaves_no_canary(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", [Kind.STATUS, Kind.GARBAGE])
-def test_shift_whose_read_back_breaks_on_traefik_leaves_no_canary(
+def test_row_07_shift_whose_read_back_breaks_on_traefik_leaves_no_canary(
     hands: Hands, shop: Store, gone: Gone, kind: Kind
 ) -> None:
     rollout = hands.start(shop)
@@ -91,7 +91,7 @@ def test_shift_whose_read_back_breaks_on_traefik_leaves_no_canary(
 
 
 @pytest.mark.faults
-def test_rollback_while_haproxy_refuses_every_write_is_done_by_its_own_lease(
+def test_row_07_rollback_while_haproxy_refuses_every_write_is_done_by_its_own_lease(
     hands: Hands, till: Store, gone: Gone
 ) -> None:
     with hands.exposed(till) as (rollout,):
@@ -108,7 +108,7 @@ def test_rollback_while_haproxy_refuses_every_write_is_done_by_its_own_lease(
 
 
 @pytest.mark.faults
-def test_rollback_while_traefiks_api_is_down_moves_the_traffic_all_the_same(
+def test_row_07_rollback_while_traefiks_api_is_down_moves_the_traffic_all_the_same(
     hands: Hands, shop: Store, results: Results
 ) -> None:
     with hands.exposed(shop) as (rollout,):
@@ -123,7 +123,7 @@ def test_rollback_while_traefiks_api_is_down_moves_the_traffic_all_the_same(
 
 
 @pytest.mark.slow
-def test_haproxy_that_dies_and_comes_back_has_no_canary_and_gets_none(
+def test_row_10_haproxy_that_dies_and_comes_back_has_no_canary_and_gets_none(
     hands: Hands, till: Store, results: Results
 ) -> None:
     with hands.exposed(till) as (rollout,):
@@ -141,7 +141,9 @@ def test_haproxy_that_dies_and_comes_back_has_no_canary_and_gets_none(
 
 
 @pytest.mark.slow
-def test_traefik_that_dies_and_comes_back_goes_on_with_the_step(hands: Hands, shop: Store, results: Results) -> None:
+def test_row_10_traefik_that_dies_and_comes_back_goes_on_with_the_step(
+    hands: Hands, shop: Store, results: Results
+) -> None:
     with hands.exposed(shop) as (rollout,):
         shop.server.process.kill()
         shop.server.restart()
@@ -154,7 +156,7 @@ def test_traefik_that_dies_and_comes_back_goes_on_with_the_step(hands: Hands, sh
 
 
 @pytest.mark.faults
-def test_metrics_that_break_now_and_then_are_no_verdict_and_cost_nothing(
+def test_row_12_metrics_that_break_now_and_then_are_no_verdict_and_cost_nothing(
     hands: Hands, shop: Store, results: Results
 ) -> None:
     with hands.exposed(shop) as (rollout,):
@@ -175,7 +177,7 @@ def test_metrics_that_break_now_and_then_are_no_verdict_and_cost_nothing(
 
 
 @pytest.mark.faults
-def test_metrics_that_stay_away_take_the_canary_off_when_the_allowance_for_blindness_is_over(
+def test_row_12_metrics_that_stay_away_take_the_canary_off_when_the_allowance_for_blindness_is_over(
     hands: Hands, till: Store, gone: Gone
 ) -> None:
     with hands.exposed(till) as (rollout,):

@@ -53,7 +53,7 @@ class Client:
 
 
 @pytest.mark.parametrize("name", ["shop", "till"])
-def test_kept_connections_and_long_requests_survive_a_rollback_and_reach_no_canary(
+def test_row_23_kept_connections_and_long_requests_survive_a_rollback_and_reach_no_canary(
     name: str, hands: Hands, results: Results, request: pytest.FixtureRequest
 ) -> None:
     store: Store = request.getfixturevalue(name)
@@ -86,7 +86,7 @@ def test_kept_connections_and_long_requests_survive_a_rollback_and_reach_no_cana
 
 
 @pytest.mark.parametrize("name", ["shop", "till"])
-def test_canary_whose_server_dies_has_no_traffic_soon_after_the_evidence(
+def test_row_24_canary_whose_server_dies_has_no_traffic_soon_after_the_evidence(
     name: str, hands: Hands, results: Results, request: pytest.FixtureRequest
 ) -> None:
     store: Store = request.getfixturevalue(name)

@@ -28,7 +28,7 @@ def stage(stage: FaultStage) -> Iterator[FaultStage]:
     stage.postgres.start()
 
 
-def test_ledger_killed_for_longer_than_the_lease_takes_both_canaries_off(
+def test_row_19_ledger_killed_for_longer_than_the_lease_takes_both_canaries_off(
     stage: FaultStage, shop: Store, till: Store, gone: Gone
 ) -> None:
     on_traefik, on_haproxy = stage.expose(shop, till)
@@ -44,7 +44,7 @@ def test_ledger_killed_for_longer_than_the_lease_takes_both_canaries_off(
         assert store.answers_after(rollout.version, back) == 0
 
 
-def test_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_the_balancer_keeps_the_lease(
+def test_row_19_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_the_balancer_keeps_the_lease(
     stage: FaultStage, till: Store, gone: Gone
 ) -> None:
     (rollout,) = stage.expose(till)
@@ -58,7 +58,7 @@ def test_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_the_
     assert till.answers_after(rollout.version, back) == 0
 
 
-def test_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_only_watcher_and_guard_can(
+def test_row_19_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_only_watcher_and_guard_can(
     stage: FaultStage, shop: Store, gone: Gone
 ) -> None:
     (rollout,) = stage.expose(shop)
@@ -67,7 +67,7 @@ def test_ledger_frozen_for_longer_than_the_lease_takes_the_canary_off_where_only
     gone(shop, rollout, frozen, WITHOUT_LEDGER + QUESTIONS, row=19, fault="PostgreSQL frozen")
 
 
-def test_ledger_restarted_within_the_lease_costs_nothing(
+def test_row_19_ledger_restarted_within_the_lease_costs_nothing(
     stage: FaultStage, shop: Store, till: Store, results: Results
 ) -> None:
     rollouts = stage.expose(shop, till)

@@ -1,6 +1,5 @@
 """People (and programs) do to a running rollout whatever Airflow lets them do."""
 
-import signal
 import time
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def ended(stage: FaultStage, rollout: Rollout, seconds: float = 60) -> Rollout:
     return over
 
 
-def test_dag_paused_in_a_bake_takes_the_canary_off(stage: FaultStage, shop: Store, gone: Gone) -> None:
+def test_row_15_dag_paused_in_a_bake_takes_the_canary_off(stage: FaultStage, shop: Store, gone: Gone) -> None:
     (rollout,) = stage.expose(shop)
     paused = time.time()
     stage.airflow.api.pause(shop.dag)
@@ -41,7 +40,9 @@ def test_dag_paused_in_a_bake_takes_the_canary_off(stage: FaultStage, shop: Stor
     assert "paused" in ended(stage, rollout).outcome_reason
 
 
-def test_run_marked_in_a_bake_takes_the_canary_off(stage: FaultStage, shop: Store, till: Store, gone: Gone) -> None:
+def test_row_15_run_marked_in_a_bake_takes_the_canary_off(
+    stage: FaultStage, shop: Store, till: Store, gone: Gone
+) -> None:
     failed, succeeded = stage.expose(shop, till)
     for store, rollout, state in ((shop, failed, "failed"), (till, succeeded, "success")):
         marked = time.time()
@@ -50,7 +51,7 @@ def test_run_marked_in_a_bake_takes_the_canary_off(stage: FaultStage, shop: Stor
         ended(stage, rollout)
 
 
-def test_bake_and_compare_marked_success_do_not_promote(
+def test_row_15_bake_and_compare_marked_success_do_not_promote(
     stage: FaultStage, shop: Store, till: Store, gone: Gone
 ) -> None:
     rollouts = stage.expose(shop, till)
@@ -63,7 +64,7 @@ def test_bake_and_compare_marked_success_do_not_promote(
         assert len(stage.raises(rollout)) == 1
 
 
-def test_bake_marked_failed_takes_the_canary_off_and_promote_marked_success_raises_nothing(
+def test_row_15_bake_marked_failed_takes_the_canary_off_and_promote_marked_success_raises_nothing(
     stage: FaultStage, shop: Store, till: Store, gone: Gone
 ) -> None:
     on_traefik, on_haproxy = stage.expose(shop, till)
@@ -79,7 +80,7 @@ def test_bake_marked_failed_takes_the_canary_off_and_promote_marked_success_rais
         assert len(stage.raises(rollout)) == 1
 
 
-def test_shift_cleared_in_a_bake_writes_nothing_twice_and_goes_on(
+def test_row_15_shift_cleared_in_a_bake_writes_nothing_twice_and_goes_on(
     stage: FaultStage, till: Store, results: Results
 ) -> None:
     (rollout,) = stage.expose(till)
@@ -98,7 +99,7 @@ def test_shift_cleared_in_a_bake_writes_nothing_twice_and_goes_on(
     assert results.add(15, "shift cleared in a bake", till.balancer, bound=0, seen=writes, unit="writes").held
 
 
-def test_run_in_a_bake_cannot_be_deleted_and_goes_on(stage: FaultStage, shop: Store, results: Results) -> None:
+def test_row_15_run_in_a_bake_cannot_be_deleted_and_goes_on(stage: FaultStage, shop: Store, results: Results) -> None:
     (rollout,) = stage.expose(shop)
     with pytest.raises(AirflowApiError) as refusal:
         stage.airflow.api.delete_run(rollout.dag_id, rollout.run_id)
@@ -110,7 +111,7 @@ def test_run_in_a_bake_cannot_be_deleted_and_goes_on(stage: FaultStage, shop: St
     assert results.add(15, fault, shop.balancer, bound=0, seen=false, unit="rollbacks").held
 
 
-def test_release_file_deleted_in_a_bake_leaves_no_canary_beyond_the_lease(
+def test_row_15_release_file_deleted_in_a_bake_leaves_no_canary_beyond_the_lease(
     stage: FaultStage, shop: Store, gone: Gone
 ) -> None:
     file = stage.releases / "shop_quick.yaml"
@@ -129,7 +130,7 @@ def test_release_file_deleted_in_a_bake_leaves_no_canary_beyond_the_lease(
     assert len(stage.raises(rollout)) == 1
 
 
-def test_old_runs_cleared_and_their_xcoms_edited_move_no_traffic(
+def test_row_16_old_runs_cleared_and_their_xcoms_edited_move_no_traffic(
     stage: FaultStage, shop: Store, till: Store, results: Results
 ) -> None:
     promoted = stage.trigger(shop, shop.next_version(), dag=QUICK)
@@ -158,38 +159,3 @@ def forge(stage: FaultStage, dag: str, run: str, task: str, key: str, value: str
     path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{key}"
     stage.airflow.api.call("PATCH", path, {"value": value, "map_index": -1})
     assert stage.airflow.api.xcom(dag, run, task, key) == value
-
-
-def test_two_runs_of_one_service_at_once_and_one_is_told_who_holds_it(
-    stage: FaultStage, shop: Store, results: Results
-) -> None:
-    version = shop.next_version()
-    runs = [stage.trigger(shop, version), stage.trigger(shop, version, dag=QUICK)]
-
-    def refused() -> list[tuple[str, str]]:
-        return [run for run in runs if stage.airflow.api.tasks(*run)["start"].state == "failed"]
-
-    (loser,) = wait_for("one is refused", refused, 60)
-    (winner,) = (run for run in runs if run != loser)
-    rollout = stage.watched(*winner)
-    assert "shop is busy" in stage.airflow.api.log(*loser, "start")
-    assert stage.airflow.api.wait_until_ended(*loser, 60).state == "failed"
-    assert stage.ledger.rollout(rollout.id).state is State.RUNNING
-    assert stage.ledger.rollout_of_run(*loser) is None
-    others = sum(write.raises and write.rollout_id != rollout.id for write in stage.ledger.writes(rollout.id))
-    fault = "two DAGs of one service triggered at once: writes of the refused one"
-    assert results.add(17, fault, shop.balancer, bound=0, seen=others, unit="writes").held
-
-
-def test_dag_paused_in_a_bake_is_ended_by_the_guardian_dag_alone(stage: FaultStage, shop: Store, gone: Gone) -> None:
-    """Without the guard beside Airflow; the DAG's period is a minute."""
-    stage.guard.kill(signal.SIGSTOP)
-    try:
-        (rollout,) = stage.expose(shop)
-        paused = time.time()
-        stage.airflow.api.pause(shop.dag)
-        gone(shop, rollout, paused, 60 + BY_A_TASK, row=26, fault="DAG paused in a bake, guardian DAG alone")
-    finally:
-        stage.airflow.api.pause(shop.dag, False)
-        stage.guard.kill(signal.SIGCONT)
-    ended(stage, rollout)

@@ -14,7 +14,7 @@ from canary_release.ledger.records import Rollout, State
 from canary_release.operators.guard import AbortOperator
 from canary_release.operators.start_release import StartReleaseOperator
 from control.world import World
-from faults.rows import record_own
+from faults.results_file import record_own
 from security.hostile import HOSTILE_TEXTS, NO_SECRETS, ROOT, SECRET_TEXTS, a_context
 
 Conf = dict[str, Any]
@@ -44,7 +44,7 @@ def refused(world: World, start: StartReleaseOperator, conf: Conf) -> str:
 
 
 @pytest.mark.parametrize("name", HOSTILE_TEXTS)
-def test_hostile_reason_is_one_line_of_text_in_log_and_ledger(
+def test_row_28_hostile_reason_is_one_line_of_text_in_log_and_ledger(
     world: World, start: StartReleaseOperator, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     start.execute(a_context({"version": "v2", "reason": HOSTILE_TEXTS[name]}))
