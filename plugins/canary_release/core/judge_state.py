@@ -165,7 +165,9 @@ class JudgeState:
         return found
 
     def _burning(self, rows: slice) -> BoolArray:
+        """Where both versions suffer, so that nothing is raised, (W,)."""
         columns = [weighed.burning.array[rows] for _, weighed in self._groups]
+        columns += [weighed.slowed.array[rows, None] for _, weighed in self._groups if len(weighed.slowed)]
         return np.asarray(np.concatenate(columns, axis=1).any(axis=1))
 
 

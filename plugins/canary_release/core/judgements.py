@@ -19,7 +19,14 @@ from canary_release.core.running_sums import Rows
 from canary_release.core.traffic_split import TrafficSplit
 from canary_release.core.values import Verdict
 from canary_release.core.weigh import Weighed, label
-from canary_release.core.wording import Occasion, breaker_sentence, burning_sentence, check_sentence, overall_sentence
+from canary_release.core.wording import (
+    SLOWED,
+    Occasion,
+    breaker_sentence,
+    burning_sentence,
+    check_sentence,
+    overall_sentence,
+)
 
 DOUBT = 5.0  # evidence of harm with which nothing passes, however small the harm would be at the next weight
 LARGEST = 690.0  # ln of the largest evidence that is written out
@@ -170,7 +177,7 @@ class Judgements(Sequence[Judgement]):
         return tuple(label(check) for place, check in self._acting if lean[place])
 
     def holds(self, at: int) -> tuple[str, ...]:
-        """Why nothing may be raised although no harm was shown: a wrong split of the traffic, both sides burning."""
+        """Why nothing may be raised although no harm was shown: a wrong split of the traffic, both sides suffering."""
         said = []
         if self._found.split.held.array[at]:
             said.append(self._found.split.sentence(at, float(self._found.record_at(at).weight[0])))
@@ -178,7 +185,8 @@ class Judgements(Sequence[Judgement]):
             weighed, column = self._found.where[place]
             if weighed.burning.array[at, column]:
                 said.append(burning_sentence(label(check), check))
-        return tuple(said)
+        slowed = [weighed for _, weighed in self._found.groups if len(weighed.slowed) and weighed.slowed.array[at]]
+        return (*said, *(SLOWED for _ in slowed))
 
     @cached_property
     def _failure(self) -> str:

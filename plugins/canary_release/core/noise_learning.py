@@ -19,6 +19,7 @@ from canary_release.core.observations import ERROR_RATE, slower_than_edges
 from canary_release.core.record import STABLE, Edges, FloatArray, Record, record_of
 from canary_release.core.release import Check, CheckKind, Release
 from canary_release.core.running_sums import HALF_LIFE
+from canary_release.core.usual_state import SURE_OF_CLUMPS, unusual
 from canary_release.core.values import Window
 from canary_release.core.weigh import label
 
@@ -32,7 +33,12 @@ LARGEST_PHI, LARGEST_TAU2 = 200.0, 100.0
 
 @dataclass(frozen=True)
 class _Past:
-    """T windows of K instances of stable; K = 1 is the service as a whole. pairs: events and of how many (T, K, 2)."""
+    """T windows of K instances of stable; K = 1 is the service as a whole. pairs: events and of how many (T, K, 2).
+
+    slower, of: latency, without the windows in which the whole service was in another state than its usual one: one
+    overload of a few seconds would be taken for clumps of hundreds. usual: the sums of slower and of when the history
+    ended, older windows counting half every five minutes (B + 1,).
+    """
 
     record: Record
     seconds: float
@@ -41,6 +47,7 @@ class _Past:
     edges: Edges
     slower: FloatArray
     of: FloatArray
+    usual: FloatArray
 
 
 def learn(release: Release, history: pd.DataFrame | Sequence[Window]) -> NoiseReport:
@@ -119,8 +126,14 @@ def _assembled(
     for name, pair in {ERROR_RATE: np.stack((errors, requests), axis=-1), **pairs}.items():
         usable = np.isfinite(pair).all(axis=-1) & ~broken[:, None]
         clean[name] = np.where(usable[..., None], pair, 0.0)
+        if instances == 1:  # with several, what all go through cancels by itself
+            other, _ = unusual(clean[name][:, 0], record.start, SURE_OF_CLUMPS)
+            clean[name][other] = 0.0
     seconds = float(np.median(record.end - record.start)) if len(record) else 1.0
-    return _Past(record, seconds, instances, clean, record.edges, slower, of)
+    together = np.concatenate((slower.sum(axis=1), of.sum(axis=1)), axis=1)
+    other, usual = unusual(together, record.start)
+    slower, of = (np.where(other[:, None, None], 0.0, counts) for counts in (slower, of))
+    return _Past(record, seconds, instances, clean, record.edges, slower, of, usual)
 
 
 def _of_check(check: Check, past: _Past, at_edges: Sequence[Noise | None]) -> Noise | None:
@@ -233,12 +246,11 @@ def _baseline(past: _Past) -> Baseline:
     end = past.record.end
     fresh = 0.5 ** (np.maximum(end[-1] - end, 0.0) / HALF_LIFE)
     events = {name: (pair.sum(axis=1) * fresh[:, None]).sum(axis=0) for name, pair in past.pairs.items()}
-    slower = (past.slower.sum(axis=1) * fresh[:, None]).sum(axis=0) if past.edges else np.zeros(0)
     return Baseline(
         events={name: (float(sums[0]), float(sums[1])) for name, sums in events.items()},
         edges=past.edges,
-        slower=tuple(slower.tolist()),
-        requests=float((past.of.sum(axis=1)[:, 0] * fresh).sum()) if past.edges else 0.0,
+        slower=tuple(past.usual[:-1].tolist()) if past.edges else (),
+        requests=float(past.usual[-1]) if past.edges else 0.0,
     )
 
 

@@ -83,12 +83,13 @@ class Weighed(ABC):
     log_e, log_pass: ln of the evidence for harm and for safety (W, C).  no_data, burning: (W, C); burning where both
     sides are beyond an absolute limit.  counts: canary's events and base, stable's events and base (W, C, 4); known:
     canary's, stable's (W, C, 2).  single: of the two kinds of limit, from which the beginning of harm is read.
+    slowed: where stable itself is suddenly much slower than usual, (W,); empty for kinds that do not know.
     """
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self.checks = checks
         self.log_e, self.log_pass = Rows[np.float64](), Rows[np.float64]()
-        self.no_data, self.burning = Rows[np.bool_](), Rows[np.bool_]()
+        self.no_data, self.burning, self.slowed = Rows[np.bool_](), Rows[np.bool_](), Rows[np.bool_]()
         self.counts, self.known = Rows[np.float64](), Rows[np.bool_]()
         self.single: tuple[Rows[np.float32], Rows[np.float32]] = Rows(), Rows()
         self.limited = np.flatnonzero([check.absolute is not None for check in checks])

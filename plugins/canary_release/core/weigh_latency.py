@@ -22,7 +22,8 @@ from canary_release.core.noise_report import Baseline
 from canary_release.core.observations import Arms, Histograms, histograms
 from canary_release.core.record import BoolArray, Edges, FloatArray, IntArray, Record
 from canary_release.core.release import Check
-from canary_release.core.running_sums import Decayed, Rows, log_sum
+from canary_release.core.running_sums import Rows, log_sum
+from canary_release.core.usual_state import UsualState
 from canary_release.core.weigh import AgainstLimit, NoiseOf, Part, Weighed, noise_of
 
 
@@ -50,6 +51,7 @@ class WeighedLatency(Weighed):
         self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
         self._against_limit = AgainstLimit()
         self._scale: _Scale | None = None
+        self._acts = not all(check.observe_only for check in checks)
         self.edge: Rows[np.int64] = Rows()
         self.slower: Rows[np.float64] = Rows()
         self.of: Rows[np.float64] = Rows()
@@ -96,13 +98,14 @@ class WeighedLatency(Weighed):
             limit, burning = self._against_limit.extend(
                 some, some, none[:, self.limited] + 0.5, self._par[self._starts[self.limited]], columns, scene
             )
+        self.slowed.extend(np.zeros(windows, dtype=bool))
         self.edge.extend(np.zeros((windows, len(self.checks)), dtype=np.int64))
         self.of.extend(np.zeros((windows, 2)))
         self._keep(arms[self._starts], scene.time, change, limit, burning)
 
     def _extend_with(self, scale: "_Scale", record: Record, scene: Scene) -> None:
         seen = histograms(record, scene.time.broken)
-        exceedance, ready = scale.before(seen, scene)
+        exceedance, ready, slowed = scale.before(seen, scene)
         tolerated = scale.stretched.tolerated(exceedance)[:, self._owner]
         edge = latency.nearest_edge(tolerated, self._shares)
         rows = np.arange(len(edge))[:, None]
@@ -120,6 +123,7 @@ class WeighedLatency(Weighed):
         if len(self.limited):
             limit, burning = self._limits(scale, seen, exceedance, scene)
             shown = replace(shown, canary_known=shown.canary_known & ~scale.beyond_edges[None, :])
+        self.slowed.extend(slowed & self._acts)
         self.edge.extend(edge[:, self._shown])
         self.slower.extend(np.stack((seen.canary_slower, seen.stable_slower), axis=1))
         self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
@@ -180,15 +184,19 @@ class _Scale:
         )
         known = baseline if baseline is not None and baseline.edges == edges else None
         start: Any = None if known is None else np.array([*known.slower, known.requests])
-        self._past = Decayed(start)
+        self._past = UsualState(start)
         same = known is not None and len(at_edges) == len(edges)
         self._noise = noise_columns(list(at_edges)) if same else None
 
-    def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray]:
-        """Stable's exceedance before each window (W, B), and whether anything was known of it (W, 1)."""
+    def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Stable's exceedance before each window (W, B), whether anything was known of it (W, 1), and whether stable
+        is suddenly much slower in the window (W,).
+        """
         counts = np.concatenate((seen.stable_slower, seen.stable_of), axis=1)
-        past = self._past.before(counts, scene.time.start)
-        return latency.exceedance(past[:, :-1], past[:, -1:]), past[:, -1:] > 0
+        past, others = self._past.before(counts, scene.time.start)
+        exceedance = latency.exceedance(past[:, :-1], past[:, -1:])
+        slower = latency.exceedance(counts[:, :-1], counts[:, -1:]).sum(axis=1) > exceedance.sum(axis=1)
+        return exceedance, past[:, -1:] > 0, others & slower
 
     def noise_at(self, edge: IntArray, par: Parameters) -> Parameters:
         """The noise at these edges (W, C), where it was learned for each."""

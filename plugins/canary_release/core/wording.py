@@ -146,6 +146,12 @@ def breaker_sentence(errors: int, requests: int, stable_errors: int, stable_requ
     )
 
 
+SLOWED = (
+    "stable itself is suddenly much slower than usual: that is not blamed on the canary, and nothing is raised while "
+    "it lasts."
+)
+
+
 def burning_sentence(name: str, check: Check) -> str:
     return (
         f"both versions are beyond the limit of {name} ({limit_text(check)}): that is not blamed on the canary, and "
