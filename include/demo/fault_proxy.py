@@ -242,13 +242,16 @@ class FaultProxy:
         return head.encode() + whole
 
     def _ask(self, request: bytes) -> bytes:
-        """The server's whole answer."""
+        """The server's whole answer, which says that this connection ends with it, as it will."""
         answer = bytearray()
         with socket.create_connection(self._upstream, timeout=SERVER_SECONDS) as server:
             server.sendall(request)
             while chunk := server.recv(64 * 1024):
                 answer += chunk
-        return bytes(answer)
+        head, end, body = bytes(answer).partition(b"\r\n\r\n")
+        if self._lines or not end:
+            return bytes(answer)
+        return _CONNECTION.sub(b"", head + b"\r\n") + b"Connection: close\r\n\r\n" + body
 
     def _read_request(self, connection: socket.socket) -> bytes:
         """One request, changed so that the server closes after its answer; empty when the caller sent none."""

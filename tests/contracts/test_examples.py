@@ -18,6 +18,26 @@ RELEASES = Path(__file__).parents[2] / "include" / "releases"
 FILES = sorted(path.name for path in RELEASES.glob("*.yaml"))
 
 
+def case_of(name: str) -> str:
+    """The entry of the contract suite that an example is for: its type, or the one of its mode."""
+    balancer = read_release(RELEASES / name).load_balancer
+    if balancer.type == "http":
+        return f"http: {Path(name).stem}"
+    with_mode = f"{balancer.type}_{getattr(balancer.options, 'mode', '')}"
+    return with_mode if with_mode in CASES else balancer.type
+
+
+def test_whatever_lies_among_the_examples_is_tried() -> None:
+    assert sorted(path.name for path in RELEASES.iterdir()) == FILES
+
+
+def test_every_load_balancer_and_every_way_to_use_it_has_an_example() -> None:
+    # The memory balancer is for trying things out: nobody's traffic goes through it.
+    assert {case_of(name) for name in FILES} == CASES.keys() - {"memory"}
+    types = {read_release(RELEASES / name).load_balancer.type for name in FILES}
+    assert types == set(KNOWN.load_balancer_types()) - {"memory"}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_example_is_sound_and_says_what_it_would_do(name: str) -> None:
     assert lint(RELEASES / name, source_name=name, backends=KNOWN) == []
@@ -31,10 +51,7 @@ def test_a_good_version_is_promoted_and_a_bad_one_taken_back(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     release = read_release(RELEASES / name)
-    kind = release.load_balancer.type
-    kind = kind if kind != "http" else f"http: {Path(name).stem}"
-    assert kind in CASES, f"{name} is an example for {kind}, which has no entry in the contract suite"
-    case = CASES[kind](request)
+    case = CASES[case_of(name)](request)
     rehearsal = Rehearsal.of(behind(release, BACKENDS), case.balancer, case.url, tmp_path)
     assert rehearsal.run(path_for=lambda _: "/").state is State.PROMOTED
     assert case.balancer.get_weights()[BACKENDS[1]] == 100

@@ -1,9 +1,10 @@
 """What every metric source must do, run against every one of them. A new source adds itself to ``CASES``."""
 
 import json
+import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -15,22 +16,29 @@ from urllib.request import urlopen
 import pytest
 
 from canary_release.core.ports import MetricSource
+from canary_release.core.problems import ConnectionSettingsError, MetricSourceError
 from canary_release.core.values import Counts, Cursor, Weights, Window
 from canary_release.hooks import aws_client, prometheus_api
 from canary_release.hooks.access_log import AccessLogSource
 from canary_release.hooks.cloudwatch import CloudWatchOptions, CloudWatchSource
 from canary_release.hooks.nginx import NginxHook
 from canary_release.hooks.prometheus_api import PrometheusSource
+from canary_release.hooks.registry import BACKENDS as REGISTERED
 from canary_release.hooks.replayed import ReplayedSource
 from canary_release.hooks.scrape import ScrapeSource
 from canary_release.hooks.sql_source import SqlSource
 from canary_release.hooks.traefik import TraefikHook
+from contracts.broken_wire import DONE, REFUSED, broken, is_one_clear_sentence, wire
 from contracts.fake_aws import FakeCloudWatch
+from contracts.interval_stores import INTERVAL_STORES
 from contracts.little_servers import Answer
 from contracts.load_client import ask_many
 from contracts.shop import BACKENDS, Shop
+from contracts.source_case import Case
 from contracts.waiting import wait_until
 from debian import require_tool
+from demo.free_ports import free_ports
+from demo.moto_server import MotoServer
 from demo.nginx_server import NginxServer
 from demo.prometheus_server import PrometheusServer
 
@@ -44,24 +52,17 @@ RECORD = """window,start,side,weight,instances,requests,errors,le_0.1,le_0.5,le_
 """
 
 
-@dataclass
-class Case:
-    """One metric source under test. happen: make n requests be counted, in a window of their own for a record.
-
-    make: a new source over the same data, as another process would have.
-    """
-
-    make: Callable[[], MetricSource]
-    happen: Callable[[], Counter[str]]
-
-
 def replayed_case(request: pytest.FixtureRequest) -> Case:
     file: Path = request.getfixturevalue("tmp_path") / "record.csv"
     file.write_text(RECORD)
     connection = json.dumps({"conn_type": "generic", "extra": {"file": str(file)}})
     request.getfixturevalue("monkeypatch").setenv("AIRFLOW_CONN_RECORD", connection)
     recorded = iter([Counter({"stable": 90, "canary": 10}), Counter({"stable": 91, "canary": 11})])
-    return Case(lambda: ReplayedSource("record", STABLE, CANARY, ReplayedSource.Options()), lambda: next(recorded))
+    return Case(
+        lambda: ReplayedSource("record", STABLE, CANARY, ReplayedSource.Options()),
+        lambda: next(recorded),
+        connection="record",
+    )
 
 
 def scrape_case(request: pytest.FixtureRequest) -> Case:
@@ -72,7 +73,7 @@ def scrape_case(request: pytest.FixtureRequest) -> Case:
         answers = shop.ask(100)
         return Counter({"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]})
 
-    return Case(scrape, happen)
+    return Case(scrape, happen, connection="traefik_contract_metrics")
 
 
 def prometheus_case(request: pytest.FixtureRequest) -> Case:
@@ -82,7 +83,7 @@ def prometheus_case(request: pytest.FixtureRequest) -> Case:
         answers = stored.ask(100)
         return Counter({"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]})
 
-    return Case(prometheus, happen)
+    return Case(prometheus, happen, connection="store_contract")
 
 
 def sql_case(request: pytest.FixtureRequest) -> Case:
@@ -103,7 +104,7 @@ def sql_case(request: pytest.FixtureRequest) -> Case:
         database.executemany("insert into requests values (?, ?, ?, ?)", rows)
         return Counter({"stable": 90, "canary": 10})
 
-    return Case(lambda: SqlSource("shop_database", STABLE, CANARY, options), happen)
+    return Case(lambda: SqlSource("shop_database", STABLE, CANARY, options), happen, connection="shop_database")
 
 
 def cloudwatch_case(request: pytest.FixtureRequest) -> Case:
@@ -123,7 +124,11 @@ def cloudwatch_case(request: pytest.FixtureRequest) -> Case:
         clock["now"] = start + options.period + options.delay
         return Counter({"stable": 90, "canary": 10})
 
-    return Case(lambda: CloudWatchSource("aws", STABLE, CANARY, options, clock=lambda: clock["now"]), happen)
+    return Case(
+        lambda: CloudWatchSource("aws", STABLE, CANARY, options, clock=lambda: clock["now"]),
+        happen,
+        interval=options.period,
+    )
 
 
 def access_log_case(request: pytest.FixtureRequest) -> Case:
@@ -140,10 +145,13 @@ def access_log_case(request: pytest.FixtureRequest) -> Case:
         wait_until(lambda: nginx.access_log.read_text().count("\n") == before + 100, "100 lines in the log")
         return Counter({"stable": answers[(STABLE, 200)], "canary": answers[(CANARY, 200)]})
 
-    return Case(lambda: AccessLogSource("nginx_log", STABLE, CANARY, AccessLogSource.Options()), happen)
+    return Case(
+        lambda: AccessLogSource("nginx_log", STABLE, CANARY, AccessLogSource.Options()), happen, connection="nginx_log"
+    )
 
 
 CASES = {
+    **INTERVAL_STORES,
     "access_log": access_log_case,
     "cloudwatch": cloudwatch_case,
     "prometheus": prometheus_case,
@@ -277,15 +285,96 @@ def test_a_cursor_from_json_goes_on_in_another_process_without_loss_or_double_co
     assert later.start >= window.end
 
 
-def test_latency_buckets_add_up_to_the_requests(case: Case) -> None:
+def test_latency_buckets_add_up_to_the_requests_where_there_are_any(case: Case) -> None:
     source = case.make()
     _, cursor = source.read(None)
     case.happen()
     window, _ = read_one(source, cursor)
     for side in (window.stable, window.canary):
         assert side is not None
-        assert len(side.buckets) == len(window.edges) + 1
-        assert sum(side.buckets) == side.requests
+        if case.latency:
+            assert len(side.buckets) == len(window.edges) + 1
+            assert sum(side.buckets) == side.requests
+        else:
+            assert (side.buckets, window.edges) == ((), ())
+
+
+def test_windows_of_a_store_with_intervals_begin_and_end_with_one(case: Case) -> None:
+    source = case.make()
+    _, cursor = source.read(None)
+    case.happen()
+    window, _ = read_one(source, cursor)
+    if case.interval:
+        assert (window.start % case.interval, window.end - window.start) == (0, case.interval)
+    else:
+        assert window.end > window.start
+
+
+def test_a_source_that_is_away_is_an_error_in_words_and_nothing_is_lost(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not case.connection:
+        pytest.skip("moto is broken in its place: test_a_cloudwatch_that_is_broken_is_an_error_in_words")
+    source = case.make()
+    _, cursor = source.read(None)
+    happened = case.happen()
+    with monkeypatch.context() as away:
+        away.setenv(f"AIRFLOW_CONN_{case.connection.upper()}", elsewhere(case.connection))
+        with pytest.raises((MetricSourceError, ConnectionSettingsError)) as raised:
+            case.make().read(cursor)
+        assert is_one_clear_sentence(str(raised.value)), str(raised.value)
+    window, _ = read_one(case.make(), cursor)
+    assert counted(window) == happened
+
+
+def elsewhere(connection: str) -> str:
+    """The connection, to a place where nothing is."""
+    settings = json.loads(os.environ[f"AIRFLOW_CONN_{connection.upper()}"])
+    if "port" in settings:
+        return json.dumps(settings | {"port": free_ports(1)[0]})
+    if settings.get("extra", {}).get("file"):
+        return json.dumps(settings | {"extra": {"file": "/nowhere/at/all"}})
+    return json.dumps(settings | {"host": "/nowhere/at/all"})
+
+
+@pytest.mark.parametrize("name", ["datadog", "graphite", "influxdb", "influxdb_flux", "prometheus", "scrape"])
+def test_a_broken_server_is_an_error_in_words_and_the_next_read_has_everything(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name](request)
+    with wire(case.connection, monkeypatch) as proxy:
+        _, cursor = case.make().read(None)
+        happened = case.happen()
+        for what, fault in (REFUSED | DONE).items():
+            for since in (cursor, None):
+                with broken(proxy, fault), pytest.raises(MetricSourceError) as raised:
+                    case.make().read(since)
+                assert is_one_clear_sentence(str(raised.value)), f"{what}: {raised.value}"
+        window, _ = read_one(case.make(), cursor)
+        assert counted(window) == happened
+
+
+def test_a_cloudwatch_that_is_broken_is_an_error_in_words(
+    running_moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over moto, whose answers pass botocore's own reading; what is counted is tested on the strict fake."""
+    monkeypatch.setenv("AIRFLOW_CONN_CLOUDWATCH_CONTRACT", json.dumps(running_moto.connection()))
+    backends = {name: {"TargetGroup": f"targetgroup/{name}/73e2d6bc24d8a067"} for name in BACKENDS}
+    dimensions = {"LoadBalancer": "app/shop/50dc6c495c0c9188"}
+    options = CloudWatchOptions(dimensions=dimensions, backends=backends, latency="none")
+    source = CloudWatchSource("cloudwatch_contract", STABLE, CANARY, options)
+    cursor = {"end": int(time()) // 60 * 60 - 600, "period": 60}
+    with wire("cloudwatch_contract", monkeypatch) as proxy:
+        for what, fault in (REFUSED | DONE).items():
+            with broken(proxy, fault), pytest.raises(MetricSourceError) as raised:
+                source.read(cursor)
+            assert is_one_clear_sentence(str(raised.value)), f"{what}: {raised.value}"
+        windows, _ = source.read(cursor)
+        assert {(window.stable, window.canary) for window in windows} == {(None, None)}
+
+
+def test_every_metric_source_is_under_contract() -> None:
+    assert {name.partition("_flux")[0] for name in CASES} == set(REGISTERED.metric_types())
 
 
 def test_counts_on_real_traffic_equal_the_clients_own(shop: Shop) -> None:

@@ -75,6 +75,22 @@ def test_requests_errors_and_times_are_counted_by_side(log: Path) -> None:
     assert window.edges == (0.005, 0.01)
 
 
+def test_what_happens_while_it_settles_is_not_counted(log: Path) -> None:
+    one = source(settle="2s")
+    _, cursor = one.read(None)
+    for _ in range(2):
+        add(log, *[line(BLUE, 500)] * 9)
+        windows, cursor = one.read(json.loads(json.dumps(cursor)))
+        assert windows == []
+    add(log, line(BLUE))
+    window, _ = read(one, cursor)
+    assert (window.start, window.end, window.stable) == (
+        1002,
+        1003,
+        Counts(1, 0, window.stable.buckets if window.stable else ()),
+    )
+
+
 def test_milliseconds_other_keys_and_other_names(log: Path) -> None:
     keys = {"backend": "upstream", "status": "code", "time": "ms", "time_unit": "milliseconds"}
     one = source(**keys, names={GREEN: "10.0.0.12:8080"}, edges=[0.005])

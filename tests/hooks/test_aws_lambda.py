@@ -41,7 +41,7 @@ class FakeLambda:
         additional = asked["RoutingConfig"]["AdditionalVersionWeights"]
         assert asked["FunctionVersion"] not in additional
         self.put(asked["Name"], asked["FunctionVersion"], additional)
-        return {}
+        return dict(self.aliases[asked["Name"]])
 
 
 @pytest.fixture

@@ -76,6 +76,16 @@ def test_the_period_in_which_the_weights_were_shifted_is_left_out(world: World) 
     assert windows[0].stable == Counts(2, 0, (2, 0, 0))
 
 
+def test_the_periods_in_which_it_settles_are_left_out(world: World) -> None:
+    world.now = NOON + 17
+    _, cursor = world.source(settle=60).read(None)
+    for second in (30, 70, 130):
+        world.happen(NOON + second, "blue", [0.1])
+    world.now = NOON + 300
+    windows, _ = world.source(settle=60).read(cursor)
+    assert [window.start for window in windows] == [NOON + 120]
+
+
 def test_a_period_is_read_when_the_delay_has_passed_and_never_again(world: World) -> None:
     _, cursor = world.source().read(None)
     seen: list[float] = []

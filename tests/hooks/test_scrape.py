@@ -73,6 +73,19 @@ def test_counts_are_differences_and_buckets_are_not_cumulative(endpoint: Endpoin
     assert window == Window(1010, 1020, Counts(64, 4, (50, 11, 3)), Counts(4, 2, (0, 0, 0)), edges=(0.1, 0.5))
 
 
+def test_what_happens_while_it_settles_is_not_counted(endpoint: Endpoint) -> None:
+    source = endpoint.source(settle="15s")
+    endpoint.says(requests("old", "200", 1))
+    _, cursor = source.read(None)
+    for count in (100, 200):
+        endpoint.says(requests("old", "200", count))
+        windows, cursor = source.read(json.loads(json.dumps(cursor)))
+        assert windows == []
+    endpoint.says(requests("old", "200", 205))
+    window = one(source, cursor)
+    assert (window.start, window.end, window.stable) == (1030, 1040, Counts(5))
+
+
 def test_a_counter_that_fell_breaks_the_window(endpoint: Endpoint) -> None:
     source = endpoint.source()
     endpoint.says(requests("old", "200", 100), requests("old", "404", 5))

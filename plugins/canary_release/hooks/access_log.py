@@ -18,6 +18,7 @@ from typing import Any, Literal
 from airflow.sdk import BaseHook
 from pydantic import Field, field_validator
 
+from canary_release.core.field_types import Duration, with_default
 from canary_release.core.problems import ConnectionSettingsError, MetricSourceError
 from canary_release.core.values import Counts, Cursor, Window
 from canary_release.hooks.connections import Strict, find_connection, read_extra
@@ -76,6 +77,8 @@ class AccessLogSource(BaseHook):
             EDGES, strict=False, min_length=1, description="Upper edges of the latency buckets, seconds, rising."
         )
 
+        settle: Duration = with_default(0.0, "0s", "How long after a shift nothing is counted yet.")
+
         @field_validator("edges")
         @classmethod
         def _rising(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
@@ -93,16 +96,26 @@ class AccessLogSource(BaseHook):
         self.options = options
         self.clock = clock
 
+    @staticmethod
+    def shortest_lease(options: Options) -> float:
+        """Seconds, a poll not included: only windows renew a lease."""
+        return options.settle
+
     def read(self, cursor: Cursor | None) -> tuple[list[Window], Cursor]:
-        """One window with the complete lines since the cursor; with None only a cursor, the end of the log.
+        """One window with the complete lines since the cursor; with None only a cursor, the end of the log, which moves
+        while it settles.
 
         Lines that cannot be had any more, or are not what the options say, give a broken window that tells which, and
         the next one counts from the log's end.  Raises MetricSourceError when the log cannot be read; the cursor then
         stays good.
         """
         if cursor is None:
-            return [], _cursor(self.clock(), [end_of(self._file)], [])
+            now = self.clock()
+            return [], self._baseline(now, now + self.options.settle, [])
         start, places, seen = self._opened(cursor)
+        settled = float(cursor.get("settled", start))
+        if start < settled:
+            return [], self._baseline(self.clock(), settled, seen)
         lines = NewLines(self._file, places)
         tallies = {name: Tally(self.options.edges) for name in (self.stable, self.canary)}
         try:
@@ -116,6 +129,9 @@ class AccessLogSource(BaseHook):
         seen = sorted({*seen, *(name for name, tally in tallies.items() if tally.requests)})
         stable, canary = (tallies[name].counts() if name in seen else None for name in (self.stable, self.canary))
         return [Window(start, now, stable, canary, self.options.edges)], _cursor(now, lines.places, seen)
+
+    def _baseline(self, now: float, settled: float, seen: list[str]) -> Cursor:
+        return _cursor(now, [end_of(self._file)], seen) | {"settled": settled}
 
     @cached_property
     def _file(self) -> Path:

@@ -97,19 +97,20 @@ class AwsClient:
         again when it was throttled.
         """
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
         client = kept_client(self.connection_id, self.service, self.region)
         pauses = iter(THROTTLE_PAUSES)
         while True:
             try:
                 answer: dict[str, Any] = getattr(client, operation)(**parameters)
-                return answer
+                return _Answer(answer, lambda: self._no_answer(operation))
             except ClientError as error:
                 pause = next(pauses, None) if _code(error) in THROTTLED else None
                 if pause is None:
                     raise self._refusal(operation, error) from None
                 self._sleep(_asked_pause(error) or random.uniform(pause / 2, pause))
-            except (BotoCoreError, ValueError, OSError) as error:
+            except (BotoCoreError, ResponseParserError, ValueError, OSError) as error:
                 raise self._failure(operation, error) from None
 
     def pages(self, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -149,6 +150,7 @@ class AwsClient:
         whole answer.
         """
         from botocore import exceptions as kinds  # type: ignore[import-untyped]
+        from botocore.parsers import ResponseParserError
 
         where, action = f"connection {self.connection_id}", iam_action(self.service, operation)
         if isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError | kinds.CredentialRetrievalError):
@@ -163,8 +165,31 @@ class AwsClient:
         if isinstance(error, kinds.ParamValidationError):
             report = " ".join(str(error.kwargs.get("report", "")).split())[:WORDS]
             return self._raises(f"{action} cannot be asked like this: {report}.")
+        if isinstance(error, ResponseParserError):
+            return self._no_answer(operation)
         kind = type(error).__name__
         return self._raises(f"{action} of {where} failed ({kind}); check what the connection says.")
+
+    def _no_answer(self, operation: str) -> CanaryError:
+        where = f"connection {self.connection_id}"
+        return self._raises(
+            f"{iam_action(self.service, operation)} of {where} was answered by something that is not AWS; check its "
+            f"endpoint_url, and what stands between."
+        )
+
+
+class _Answer(dict[str, Any]):
+    """What AWS said; asked for something that every answer of this operation has, it raises when it is not there.
+
+    botocore takes a page of some proxy, sent with the status 200 in place of JSON, for an answer that says nothing.
+    """
+
+    def __init__(self, answer: Mapping[str, Any], lacks: Callable[[], CanaryError]) -> None:
+        super().__init__(answer)
+        self._lacks = lacks
+
+    def __missing__(self, key: str) -> Any:
+        raise self._lacks()
 
 
 def iam_action(service: str, operation: str) -> str:

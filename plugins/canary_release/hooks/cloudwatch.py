@@ -70,6 +70,7 @@ class CloudWatchOptions(Strict):
     alias: str = Field("live", description="Only with the preset lambda: the alias that callers use.")
     period: int = Field(60, ge=60, le=3600, multiple_of=60, description="Seconds of one window.")
     delay: int = Field(120, ge=0, le=3600, description="Seconds until CloudWatch has all of a period.")
+    settle: int = Field(0, ge=0, le=3600, description="Seconds after a shift in which nothing is counted yet.")
     latency: Literal["counts", "percentiles", "none"] = Field(
         "counts", description="What is read of the time to answer."
     )
@@ -127,7 +128,7 @@ class CloudWatchSource(BaseHook):
     @staticmethod
     def shortest_lease(options: CloudWatchOptions) -> float:
         """Seconds, a poll not included: only windows renew a lease; the first comes after the first whole period."""
-        return float(2 * options.period + options.delay)
+        return float(2 * options.period + options.delay + options.settle)
 
     def read(self, cursor: Cursor | None) -> tuple[list[Window], Cursor]:
         """A window for each whole period since the cursor that ended ``delay`` ago; none while there is none.
@@ -137,7 +138,7 @@ class CloudWatchSource(BaseHook):
         """
         period, now = self.options.period, self.clock()
         if cursor is None:
-            return [], {"end": math.ceil(now / period) * period, "period": period}
+            return [], {"end": math.ceil((now + self.options.settle) / period) * period, "period": period}
         start = self._opened(cursor)
         end = min(math.floor((now - self.options.delay) / period) * period, start + MOST_PERIODS * period)
         if end <= start:

@@ -153,6 +153,10 @@ class HttpServer:
     def _body(self, response: "Response", url: str) -> bytes:
         from urllib3.exceptions import HTTPError
 
+        # An answer that ended within its head is one without a body, to urllib3.
+        head = getattr(getattr(response.raw, "_original_response", None), "msg", None)
+        if getattr(head, "defects", None):
+            raise self.raises(f"{url} broke off in the middle of its answer.")
         body = bytearray()
         try:
             while chunk := response.raw.read1(CHUNK):

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from airflow.sdk import BaseHook
 from pydantic import Field, model_validator
 
+from canary_release.core.field_types import Duration, with_default
 from canary_release.core.problems import MetricSourceError
 from canary_release.core.values import Counts, Cursor, Side, Window
 from canary_release.hooks.connections import HttpServer, Strict, find_connection, http_server
@@ -68,6 +69,7 @@ class ScrapeSource(BaseHook):
         replicas: tuple[str, ...] = Field(
             (), strict=False, description="Connections of further replicas of the load balancer; counts are added up."
         )
+        settle: Duration = with_default(0.0, "0s", "How long after a shift nothing is counted yet.")
 
         @model_validator(mode="after")
         def _one_way_of_naming(self) -> Self:
@@ -85,8 +87,13 @@ class ScrapeSource(BaseHook):
         self.options = options
         self.clock = clock
 
+    @staticmethod
+    def shortest_lease(options: Options) -> float:
+        """Seconds, a poll not included: only windows renew a lease."""
+        return options.settle
+
     def read(self, cursor: Cursor | None) -> tuple[list[Window], Cursor]:
-        """One window from the cursor to now; with None only a cursor, the baseline.
+        """One window from the cursor to now; with None only a cursor, the baseline, which moves while it settles.
 
         A counter that fell, a restarted server or changed buckets give a broken window that says so, and the next one
         counts from there.  Raises MetricSourceError when an endpoint cannot be read or gives values that no counter can
@@ -96,8 +103,10 @@ class ScrapeSource(BaseHook):
         now = self.clock()
         new = {"time": now, "endpoints": {name: reading.to_json() for name, reading in readings.items()}}
         if cursor is None:
-            return [], new
-        start, before = _opened(cursor)
+            return [], new | {"settled": now + self.options.settle}
+        start, settled, before = _opened(cursor)
+        if start < settled:
+            return [], new | {"settled": settled}
         return [_window(start, now, before, readings)], new
 
     @property
@@ -117,9 +126,11 @@ class ScrapeSource(BaseHook):
             raise MetricSourceError(f"{server.base_url}{self.options.path}: {error}") from None
 
 
-def _opened(cursor: Cursor) -> tuple[float, dict[str, Reading]]:
+def _opened(cursor: Cursor) -> tuple[float, float, dict[str, Reading]]:
+    """When it was made, when the shift before it has settled, and the readings."""
     try:
-        return float(cursor["time"]), {name: Reading.from_json(one) for name, one in cursor["endpoints"].items()}
+        start, endpoints = float(cursor["time"]), cursor["endpoints"].items()
+        return start, float(cursor.get("settled", start)), {name: Reading.from_json(one) for name, one in endpoints}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MetricSourceError("The cursor was not made by this metric source; take a new baseline.") from None
 
