@@ -33,8 +33,14 @@ def _had(name: str) -> tuple[Path | None, str]:
         return None, str(error)
 
 
-def require_tool(name: str) -> Path:
-    """The program; without it the test is skipped, and the reason printed. Tries to fetch it once a session."""
+def require_tool(name: str, *, packages: tuple[str, ...] = (), program: str = "") -> Path:
+    """The program; without it the test is skipped, and the reason printed. Tries to fetch it once a session.
+
+    packages, program: as in ``debian_tools.Tool``, for one that the script does not know.
+    """
+    if packages:
+        tools = debian_tools()
+        tools.TOOLS.setdefault(name, tools.Tool((name,), packages, program))
     path, reason = _had(name)
     if path is None:
         print(f"skipped: {reason}")
