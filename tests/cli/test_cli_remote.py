@@ -145,7 +145,7 @@ def test_approval_of_another_weight_than_asked_is_refused(
 def test_abort_goes_to_airflow_or_with_a_flag_to_the_ledger(
     fake: FakeAirflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake.answers["POST /canary/api/services/shop/abort"] = (200, {"sentence": "shop-1 rolled_back: aborted"})
+    fake.answers["POST /canary/api/services/shop/abort"] = (200, {"sentence": "shop-1 rolled back: aborted"})
     assert main(["abort", "shop", "--reason", "customers call"]) == 0
     assert fake.sent[-1][1] == {"reason": "customers call"}
     extra = {"sqlalchemy_url": f"sqlite:///{tmp_path / 'ledger.db'}"}

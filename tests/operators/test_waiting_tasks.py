@@ -118,7 +118,7 @@ def test_outcome_stands_in_the_note_and_a_note_that_cannot_be_written_changes_no
     task = OutcomeOperator(task_id="outcome")
     with pytest.raises(AirflowFailException, match="because customers call"):
         task.execute(CONTEXT)
-    assert notes["shop-v2"].endswith("rolled_back because customers call")
+    assert notes["shop-v2"].endswith("rolled back because customers call")
 
     def gone(*_: object) -> None:
         raise AirflowUnreadableError("Airflow does not answer")

@@ -227,7 +227,7 @@ def _settled_already(desk: Desk, rollout: Rollout, index: int) -> Observed | Non
         return Observed(rollout, Decision.ROLL_BACK, rollout.outcome_reason, lowered=lowered)
     if rollout.state.final or rollout.state is State.PROMOTING:
         decision = Decision.ROLL_BACK if rollout.state is State.ROLLED_BACK else Decision.HOLD
-        return Observed(rollout, decision, f"{rollout.id} is {rollout.state}: {rollout.outcome_reason}")
+        return Observed(rollout, decision, f"{rollout.id} is {rollout.state.words}: {rollout.outcome_reason}")
     record = ruling_of(desk, rollout, index)
     if record is not None and record.decision in (Decision.ADVANCE, Decision.PROMOTE):
         return Observed(rollout, Decision(record.decision), record.reason)

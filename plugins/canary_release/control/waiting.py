@@ -63,4 +63,4 @@ class Waiting:
 
 
 def over(rollout: Rollout) -> str:
-    return f"{rollout.id} is {rollout.state}" + (f": {rollout.outcome_reason}" if rollout.outcome_reason else "")
+    return f"{rollout.id} is {rollout.state.words}" + (f": {rollout.outcome_reason}" if rollout.outcome_reason else "")

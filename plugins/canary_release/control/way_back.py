@@ -27,7 +27,7 @@ def bring_back(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: 
     while True:
         now = desk.ledger.rollout(rollout.id)
         if now.state.final and wrote in (None, now.safe_side):
-            return BroughtBack(now, None, f"{now.id} is over: {now.state} ({now.outcome_reason})")
+            return BroughtBack(now, None, f"{now.id} is over: {now.state.words} ({now.outcome_reason})")
         reason = now.outcome_reason or why
         written = desk.writer(desk.release(now), actor=actor).to_safe_side(
             now.service, now, safe=now.safe_side, other=now.other_side, why=reason, patience=patience
@@ -40,7 +40,7 @@ def bring_back(desk: Desk, rollout: Rollout, why: str, *, actor: str, patience: 
     state = State.PROMOTED if now.safe_side == now.canary else State.ROLLED_BACK
     ended = desk.ledger.end(now, state, reason=reason, actor=actor, at=written.at)
     tell_ended(desk, ended, written, actor=actor)
-    return BroughtBack(ended, written, f"{ended.id} {ended.state}: {ended.outcome_reason}")
+    return BroughtBack(ended, written, f"{ended.id} {ended.state.words}: {ended.outcome_reason}")
 
 
 def unwatched(rollout: Rollout, now: float) -> str | None:

@@ -19,6 +19,7 @@ from canary_release.core.observations import ERROR_RATE, slower_than_edges
 from canary_release.core.record import STABLE, Edges, FloatArray, Record, record_of
 from canary_release.core.release import Check, CheckKind, Release
 from canary_release.core.running_sums import HALF_LIFE
+from canary_release.core.units import say_duration
 from canary_release.core.usual_state import SURE_OF_CLUMPS, unusual
 from canary_release.core.values import Window
 from canary_release.core.weigh import label
@@ -255,8 +256,9 @@ def _baseline(past: _Past) -> Baseline:
 
 
 def _sentence(check: Check, found: Noise | None, past: _Past) -> str:
-    hours = float(past.record.end[-1] - past.record.start[0]) / 3600.0
-    source = f"{hours:.1f} h of {past.instances} instances" if past.instances > 1 else f"{hours:.1f} h of the service"
+    seconds = float(past.record.end[-1] - past.record.start[0])
+    span = f"{seconds / 3600:.1f} h" if seconds >= 1800 else say_duration(seconds)
+    source = f"{span} of {past.instances} instances" if past.instances > 1 else f"{span} of the service"
     if check.kind is CheckKind.VALUE:
         return f"{label(check)}: single numbers have no counts to learn from."
     if found is None:

@@ -19,6 +19,11 @@ class State(StrEnum):
     DRY_RUN = "dry_run"
 
     @property
+    def words(self) -> str:
+        """For people: ``rolled back``."""
+        return self.replace("_", " ")
+
+    @property
     def final(self) -> bool:
         return self in (State.PROMOTED, State.ROLLED_BACK, State.DRY_RUN)
 

@@ -50,7 +50,7 @@ class RollBackOperator(_EndOperator):
     def execute(self, context: Context) -> str:
         rollout = self.rollout_or_skip(context)
         if rollout.state in (State.PROMOTED, State.DRY_RUN):
-            raise AirflowSkipException(f"nothing to roll back: {rollout.id} is {rollout.state}")
+            raise AirflowSkipException(f"nothing to roll back: {rollout.id} is {rollout.state.words}")
         ended = roll_back(self.open_desk(), rollout, "a task of the run failed", actor=self.actor(context))
         self.report("rollback", ended)
         return str(ended.rollout.state)
@@ -64,7 +64,7 @@ class OutcomeOperator(_EndOperator):
             rollout = self.rollout(self.open_desk(), context)
         except RefusedError as error:
             raise AirflowFailException(f"No rollout was started; the log of start says why. ({error})") from error
-        sentence = f"{rollout.service} {rollout.old_version} -> {rollout.version}: {rollout.state}"
+        sentence = f"{rollout.service} {rollout.old_version} -> {rollout.version}: {rollout.state.words}"
         why = rollout.outcome_reason.removeprefix(f"{rollout.state}: ")
         reason = f" because {why}" if why else ""
         self.tell(
@@ -83,7 +83,7 @@ class SettleOperator(_EndOperator):
         rollout = self.rollout_or_skip(context)
         ended = settle(self.open_desk(), rollout, actor=self.actor(context))
         if ended is None:
-            said = f"settle   {rollout.id} is {rollout.state}: nothing left to do"
+            said = f"settle   {rollout.id} is {rollout.state.words}: nothing left to do"
             self.tell(said, event="settle", rollout=rollout.id, state=str(rollout.state))
             return str(rollout.state)
         self.report("settle", ended)
