@@ -28,7 +28,7 @@ def a_world(folder: Path, calendar: Calendar, **changes: object) -> World:
 def test_start_in_a_freeze_is_refused_with_until_when_and_why(tmp_path: Path) -> None:
     world = a_world(tmp_path, Calendar(freezes=(replace(STOCKTAKING, start=NOW - 5),)))
     with pytest.raises(
-        ClosedError, match=r"shop: releases are frozen until fri .* \(stocktaking\); it opens next"
+        ClosedError, match=r"shop: releases are frozen until fri .* \(stocktaking\); it opens then"
     ) as no:
         world.start()
     assert no.value.closed.until == NOW + 3600

@@ -100,7 +100,7 @@ def test_shift_in_a_freeze_waits_for_the_opening_and_then_asks_again(
         task.execute(CONTEXT)
     assert waits.value.trigger.serialize()[1]["wait_for"] == {"opening": True}
     assert "shop v2 waits before 5 %: releases are frozen until" in notes["shop-v2"]
-    assert "(sale); it opens next on" in notes["shop-v2"]
+    assert "(sale); it opens then." in notes["shop-v2"]
     assert (world.canary_percent, world.balancer.writes[1:]) == (0, [])
     assert world.ledger.rollout(rollout.id).deadline > now + 90_000
     with pytest.raises(TaskDeferred):  # whoever wakes it before the opening gains nothing

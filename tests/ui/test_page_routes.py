@@ -108,7 +108,7 @@ def test_rollout_that_must_wait_says_until_when_and_why(pages: Pages) -> None:
     page = pages.client.get("/api/rollouts/billing-1", headers=pages.as_("viewer")).json()
     assert page["row"]["phase"]["words"] == "waits at 5 % for the calendar"
     assert page["row"]["phase"]["until"] > page["at"] + 600_000
-    assert "(the books are closed); it opens next on" in page["cause"]
+    assert "(the books are closed); it opens then." in page["cause"]
 
 
 def test_run_and_rollout_give_the_same_page(pages: Pages) -> None:
@@ -169,6 +169,15 @@ def test_every_chart_is_well_formed_and_as_wide_as_asked(pages: Pages, rollout: 
             for element in root.iter():
                 assert not [name for name in element.attrib if name.startswith("on") or "href" in name]
                 assert all("nan" not in value and "inf" not in value for value in element.attrib.values())
+
+
+@pytest.mark.parametrize("rollout", ["checkout-12", "search-12", "profile-12"])
+def test_no_label_of_an_axis_is_cut_off(pages: Pages, rollout: str) -> None:
+    charts = pages.client.get(f"/api/rollouts/{rollout}/charts?width=330", headers=pages.as_("admin")).json()
+    drawings = [charts["weight"], charts["evidence"], *(each["svg"] for each in charts["checks"])]
+    labels = [each.text or "" for drawing in drawings for each in ElementTree.fromstring(drawing).iter()]
+    assert "0 ms" in labels
+    assert not [label for label in labels if label.endswith("…")]
 
 
 def test_one_percent_can_be_told_from_nothing_on_the_weight_chart(pages: Pages) -> None:

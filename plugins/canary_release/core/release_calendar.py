@@ -29,7 +29,8 @@ class Closed:
 
     @property
     def sentence(self) -> str:
-        return f"{self.why}; it opens next on {local_time(self.until, self.timezone)}."
+        opens = local_time(self.until, self.timezone)
+        return f"{self.why}; it opens then." if opens in self.why else f"{self.why}; it opens next on {opens}."
 
 
 def closed_at(calendar: Calendar, instant: float) -> Closed | None:

@@ -111,7 +111,7 @@ def check_chart(story: Story, check: Check, bins: Sequence[Bin], width: int) -> 
     canvas.heading([*keys, *_mark_keys(story.marks)])
     top = _top(points)
     across, up = _time(story, canvas), linear(0.0, top, canvas.bottom, canvas.top)
-    canvas.rows([(value, amount(value, unit)) for value in _nice(top)], up)
+    canvas.rows([(value, _tick(value, unit)) for value in _nice(top)], up)
     canvas.dots([(across(each.at), up(each.seen)) for each in points if each.seen <= top], "seen")
     for step in dict.fromkeys(each.step for each in points):
         own = [each for each in points if each.step == step]
@@ -204,6 +204,15 @@ def _nice(top: float) -> list[float]:
     size = 10.0 ** math.floor(math.log10(rough))
     step = next((factor * size for factor in (1, 2, 5, 10) if factor * size >= rough), 10 * size)
     return [number * step for number in range(int(top / step) + 1)]
+
+
+def _tick(value: float, unit: str) -> str:
+    """A round value as short as it is: ``0.5 %``, ``200 ms``."""
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    if unit == "s":
+        return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{value:.3g}"
 
 
 def _weight_words(story: Story) -> str:

@@ -154,7 +154,7 @@ function Approvals({ page }) {
 function Decisions({ page }) {
   return h("section", { className: "canary-box" }, h("h2", null, "Decisions and writes"),
     h(Rows, { heads: ["When", "Step", "Decision", "Why"] }, page.decisions.map((each, place) =>
-      h("tr", { key: place }, h("td", null, instant(each.at)), h("td", null, each.step + 1), h("td", null, h("strong", null, word(each.decision)), each.times > 1 && ` × ${each.times}`), h("td", null, each.reason)))),
+      h("tr", { key: place }, h("td", null, instant(each.at)), h("td", null, each.step + 1), h("td", null, h("strong", null, word(each.decision)), each.times > 1 && `\u00a0×\u00a0${each.times}`), h("td", null, each.reason)))),
     h(Rows, { heads: ["When", "Asked", "Read back", "Took", "Who", "Why"] }, page.writes.map((each, place) =>
       h("tr", { key: place }, h("td", null, instant(each.at)), h("td", null, share(each.asked)), h("td", null, share(each.read_back)),
         h("td", null, each.seconds === null ? "–" : `${each.seconds.toFixed(2)} s`), h("td", null, each.actor), h("td", null, each.why)))));
