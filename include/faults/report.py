@@ -37,8 +37,10 @@ FOOT = """
 - **Promotion at a load balancer with a lease.** The lease is renewed whole before the ledger commits, and ended right
   behind. Should everything die between those two calls and stay dead for longer than the lease, clients go back to the
   old side, which still runs, until a guardian finishes the promotion.
-- **A dead stable side.** Health is not asked before a rollback: an abort or an ended lease goes to the stable side,
-  dead or not.
+- **A dead stable side.** The guardian leaves the canary as it is, and wakes somebody, while both the record and the
+  metrics of now prove that stable fails nine of ten requests and the canary answers. Not proved is not held: metrics
+  that cannot be read, or a stable side that died after the last look, end as ever. An abort, a failed verdict and a
+  load balancer's own lease do not ask.
 - **Failing calls.** One hook call of HAProxy is several questions to its socket. With nine of ten failing it is its
   lease that ends the canary, not the rollback.
 - **Out of memory** is a kill, rows 1 and 2. WebSockets have no test of their own.

@@ -53,6 +53,7 @@ class Oracle:
     spans: list[Span] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     guardian_back: float = 0.0
+    stable_back: float = 0.0
     foreign: bool = False
     stale_raises: int = 0
     closed: bool = False
@@ -235,7 +236,8 @@ class Oracle:
 
     def _reachable_since(self, since: float) -> float:
         ends = [min(one.end, self.hub.time) for one in self.outages.all if one.start <= self.hub.time]
-        ends += [max(0.0, self.guardian_back)]
+        # While the stable side is dead nobody need go back to it.
+        ends += [max(0.0, self.guardian_back), min(self.stable_back, self.hub.time)]
         return max([since, *ends])
 
     def _now_safe(self) -> None:

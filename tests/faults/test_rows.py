@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.actors import Story, shop_release
+from faults.actors import GOOD_RATE, Story, shop_release
 from faults.faults import BLUE, GREEN, BalancerFault, Kind, LedgerFault, MetricFault
 from faults.matrix import ROWS, How, Row, row
 from faults.oracle import BOUND, GUARDIAN_PERIOD
@@ -412,10 +412,30 @@ def test_row_25_dying_stable_is_not_blamed_on_the_canary_and_nothing_goes_back_t
         story.guard()
         story.at(died, partial(story.error_rates.update, {BLUE: 1.0}), name="operating system")
         stories.append(Told(story.play(), START + died))
-    require_invariants(stories, results, 25)
+    abandoned, held = _abandoned_with_a_dead_stable(tell)
+    require_invariants([*stories, abandoned], results, 25)
     assert [told.story.reason for told in stories if told.story.state != "promoted"] == []
-    said = "nothing went back to the dead side; but an abort or an ended lease would: health is not asked before"
-    note(results, 25, stories, said)
+    said = f"nothing went back to the dead side; one that nobody watched was held for {held:.0f} s, somebody was woken"
+    note(results, 25, [*stories, abandoned], f"{said}, and it went back when the stable side lived again")
+
+
+def _abandoned_with_a_dead_stable(tell: Tell) -> tuple[Told, float]:
+    """The stable side dies, then the trigger, for good. (the story, seconds from the lease's end to the rollback)"""
+    died, mended = 4.0, 400.0
+    story = tell(29, release=shop_release(bake=120.0, early_promotion=False))
+    story.begin(recovery=3600.0)
+    story.guard()
+    story.hub.traps.append(Trap("bake 0", "ledger.store_windows:after", crash, nth=3))
+    story.at(died, partial(story.error_rates.update, {BLUE: 1.0}), name="operating system")
+    story.at(mended, partial(story.error_rates.update, {BLUE: GOOD_RATE}), name="operating system")
+    story.oracle.stable_back = START + mended
+    story.play()
+    back = [at for at, shares in story.oracle.exposures if shares[GREEN] == 0 and at > START + died]
+    assert min(back) > START + mended, "it went back to the dead side"
+    assert story.state == "rolled_back"
+    assert any("failed" in sentence and "left as it is" in sentence for _, sentence in story.pages)
+    (span,) = story.oracle.spans
+    return Told(story, START + mended), span.seconds
 
 
 def test_row_26_no_guardian_or_two_are_no_worse(tell: Tell, results: Results) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from canary_release.control.dead_side import DeadSides
 from canary_release.control.desk import Desk, plan_of
 from canary_release.control.side_by_side import SideBySide
 from canary_release.control.telling import tell_guarded
@@ -43,6 +44,7 @@ class Kind(StrEnum):
     TAKEN_OFF = "taken_off"  # a rollout was ended and its safe side has everything
     MENDED = "mended"  # a weight without a rollout was given back
     NOT_SAFE = "not_safe"  # a rollout should have been ended and is not
+    HELD = "held"  # a rollout that should be ended: its stable side is dead and its canary is not
     DRIFT = "drift"  # somebody else moved the weights of a rollout
     ORPHAN = "orphan"  # split traffic without a rollout
     NO_LEDGER = "no_ledger"  # the ledger cannot be reached
@@ -90,6 +92,7 @@ class Guardian:
         self._looks: SideBySide[Finding | None] = SideBySide(_AT_ONCE)
         self._remembered: Mapping[str, Rollout] = {}
         self._paged: dict[str, float] = {}
+        self._dead_sides = DeadSides()
 
     def tick(self) -> list[Finding]:
         """Everything done and found, empty when all is well. Raises nothing that the outside could cause."""
@@ -120,6 +123,8 @@ class Guardian:
 
     def _look_at(self, desk: Desk, rollout: Rollout) -> Finding | None:
         why = unwatched(rollout, desk.clock.now()) or self._unattended(rollout)
+        if why is not None and (proof := self._dead_sides.proof(desk, rollout)):
+            return _held(rollout, why, proof)
         if why is None and rollout.state is State.ROLLING_BACK and not _is_safe(desk, rollout):
             why = rollout.outcome_reason or "its rollback was begun and is not in force"
         if why is None and _promotion_is_stuck(desk, rollout):
@@ -341,6 +346,11 @@ def _wake(desk: Desk, finding: Finding) -> None:
 
 def _of(kind: Kind, rollout: Rollout, sentence: str) -> Finding:
     return Finding(kind, rollout.service, rollout.id, sentence)
+
+
+def _held(rollout: Rollout, why: str, proof: str) -> Finding:
+    cure = f"Mend {rollout.stable} and it goes back; canary abort {rollout.service} gives it everything at once"
+    return _of(Kind.HELD, rollout, f"{rollout.id}: {why}; but {proof}. The canary is left as it is. {cure}")
 
 
 def _no_ledger(error: CanaryError) -> Finding:
