@@ -43,7 +43,7 @@ FOOT = """
   load balancer's own lease do not ask.
 - **Failing calls.** One hook call of HAProxy is several questions to its socket. With nine of ten failing it is its
   lease that ends the canary, not the rollback.
-- **Out of memory** is a kill, rows 1 and 2. WebSockets have no test of their own.
+- **Out of memory** is a kill, rows 1 and 2.
 - **Without stable traffic** (the last step) errors are held against twice what stable had before, on top of the check's
   tolerance, and against absolute limits; latency only against absolute limits.
 """

@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +18,7 @@ from canary_release.control.ending import abort
 from canary_release.control.real_desk import open_desk
 from canary_release.ledger.records import Rollout
 from canary_release.ledger.store import Ledger
+from demo.airflow_api import AirflowApi
 from demo.airflow_server import COMPONENTS, AirflowServer
 from demo.processes import Process
 from faults_real.patience import wait_for
@@ -36,7 +39,7 @@ class FaultStage:
         self.folder = folder
         self._exit = ExitStack()
         self._runs: list[tuple[str, str]] = []
-        self._serial = 0
+        self._serials = count(1)
 
     # --- rollouts
 
@@ -50,8 +53,7 @@ class FaultStage:
 
     def trigger(self, store: Store, version: str, *, dag: str | None = None) -> tuple[str, str]:
         """Begin a run; gives its DAG's and its own id."""
-        self._serial += 1
-        run = (dag or store.dag, f"{store.name}-{version}-{self._serial}")
+        run = (dag or store.dag, f"{store.name}-{version}-{next(self._serials)}")
         self.airflow.api.trigger(*run, conf={"version": version})
         self._runs.append(run)
         return run
@@ -160,9 +162,15 @@ class FaultStage:
         self.ledger: Ledger = open_desk().ledger
         home = self.folder / "airflow"
         # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
-        patient = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.resolve() / 'airflow.db'}?timeout=60"}
+        database = home.resolve() / "airflow.db"
+        patient = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60"}
+        # Of fifty requests at once each holds a connection while it waits for its second.
+        patient["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"] = "100"
         self.airflow = AirflowServer(home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment | patient)
+        self.airflow.api = AirflowApi(self.airflow.url, self.airflow.user, self.airflow.password, timeout=120)
         self._exit.enter_context(self.airflow)
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer no longer wait for each other
         self.airflow.wait_healthy(120, dags=DAGS)
         for dag in DAGS:
             self.airflow.api.pause(dag, False)
