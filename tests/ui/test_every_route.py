@@ -7,6 +7,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
 from canary_release.ledger import tables
+from faults.results_file import record_own
 from ui.conftest import Pages
 
 PARTS = {
@@ -45,13 +46,15 @@ def test_there_are_routes_that_read_and_routes_that_write(pages: Pages) -> None:
     assert set(methods) == {"GET", "POST"}
 
 
-def test_no_route_answers_anybody_who_is_not_signed_in(pages: Pages) -> None:
-    before = kept(pages)
+def test_row_28_no_route_answers_anybody_who_is_not_signed_in(pages: Pages) -> None:
+    before, asked = kept(pages), 0
     for method, _, path in every_route(pages):
+        asked += 1
         for sent in ({"json": {}}, {"content": b"x", "headers": {"content-type": FORM}}):
             answer = pages.client.request(method, path, **sent)  # type: ignore[arg-type]
             assert answer.status_code == 401, (method, path)
     assert kept(pages) == before
+    record_own(28, f"{asked} routes of the pages asked without a login: 401")
 
 
 def test_every_route_of_a_dag_asks_for_a_permission_on_it(pages: Pages) -> None:
