@@ -41,7 +41,7 @@ from canary_release.core.replay import replay
 HARM_BUDGET = 0.25
 HISTORY_HOURS = 6.0
 HISTORY_WINDOW = 60.0
-ROLLOUTS_A_HISTORY = 25
+ROLLOUTS_A_HISTORY = 10
 
 LIMITS = {
     "none": None,
@@ -152,7 +152,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ours:
-    """This project's judge; ``learned`` with per-instance history, one for each 25 rollouts.
+    """This project's judge; ``learned`` with per-instance history, one for each ten rollouts.
 
     Rollouts that follow the plan are judged and go back when the judge says fail, as every policy has it; where the
     judge decides itself, they go through the replay that users have.
@@ -360,6 +360,7 @@ def full_cells() -> Iterator[tuple[Cell, int]]:
         service = Service(rate=rate, errors=errors, instances=sizes[turn % 4], noise=noise)
         plan = Plan(LADDERS[(turn // 2) % 2], windows[(turn + turn // 4) % 4])
         yield Cell("good", service, plan, error_limit=tolerances[turn % 3]), 500
+    yield from intolerant_cells()
     noises = (*NOISES[:4], NOISES[6])
     for noise, rate, (effect, regression) in product(noises, (1000.0, 50.0), EFFECTS.items()):
         yield bad(effect, regression, Service(rate=rate, noise=noise)), 60
@@ -367,6 +368,17 @@ def full_cells() -> Iterator[tuple[Cell, int]]:
         yield bad(effect, regression, Service(instances=4, noise=NOISES[7])), 60
         yield replace(bad(effect, regression, Service(noise=NOISES[1])), plan=Plan(window=10.0)), 60
     yield from early_cells((NOISES[0], NOISES[1], NOISES[2], NOISES[6]))
+
+
+def intolerant_cells() -> Iterator[tuple[Cell, int]]:
+    """Good canaries where nothing at all is tolerated and few instances wander slowly: two of the canary, four of stable.
+
+    What was learned of such noise comes from few repetitions, which must not be taken for certainty.
+    """
+    for noise, window in product(NOISES[6:], (10.0, 30.0)):
+        yield Cell("good", Service(instances=4, noise=noise), Plan(window=window), latency_limit="none"), 500
+    for noise in (NOISES[2], NOISES[3]):
+        yield Cell("good", Service(instances=4, noise=noise), Plan(), latency_limit="none"), 500
 
 
 def bad(effect: str, regression: Regression, service: Service) -> Cell:

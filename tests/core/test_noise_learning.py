@@ -10,6 +10,7 @@ import pytest
 from bench.traffic import Noise as TrafficNoise
 from bench.traffic import NoiseKind, Service, history
 from canary_release.core.frames import frame_from_windows, windows_from_frame
+from canary_release.core.held_against import FEWEST_CLUMPED
 from canary_release.core.judge import judge
 from canary_release.core.noise import DEFAULT_NOISE, Noise
 from canary_release.core.noise_learning import learn
@@ -136,3 +137,11 @@ def test_noise_of_windows_of_another_length_is_converted() -> None:
         )
         found.append(float(np.log(said.evidence[-1])))
     assert found[0] == pytest.approx(found[1], rel=0.35)
+
+
+def test_incidents_of_wandering_instances_are_not_taken_for_clumps() -> None:
+    """With clumps that are not there a window with any errors would count once, and good canaries be rolled back."""
+    service = Service(instances=4, noise=PODS)
+    found = [learn(RELEASE, history(service, 6.0, 60.0, seed)).checks["error_rate"] for seed in range(40)]
+    assert max(noise.least_phi for noise in found) < FEWEST_CLUMPED
+    assert np.median([noise.phi for noise in found]) < 2.0

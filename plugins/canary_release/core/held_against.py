@@ -37,7 +37,7 @@ WIDE_FACTORS = np.geomspace(1.3, 10.0, 4)  # alternatives to a null that is wide
 # Standard deviations that the null is widened by for what instances do together. Evidence only grows some way beyond
 # the null, and noise seldom stays so far out; 2 gave 1 % false rollbacks on the noisiest services, 2.3 a tenth of that.
 WANDER = 2.3
-FEWEST_CLUMPED = 1.5  # phi from which clumps are worth telling from events
+FEWEST_CLUMPED = 2.0  # phi from which clumps are worth telling from events
 LONGEST_CLUMP = 10.0  # seconds
 SAFE_PARTS = np.array([0.5, 0.8, 1.0])  # of the way from what may not be promoted to stable, on logarithms
 SAFER = 0.5  # and one alternative beyond

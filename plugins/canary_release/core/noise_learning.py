@@ -28,6 +28,8 @@ FEWEST_EVENTS = 20.0  # below it nothing is learned, and the defaults hold
 FEWEST_WINDOWS = 20
 PRIOR_EVENTS = 10.0  # a prior of phi = 3 with the weight of so many events
 EVENTS_A_STRETCH = 100.0
+STRETCHES = 6
+EVENTS_BEFORE = 100.0  # of all instances a window, added where windows are weighed against each other
 SAFETY = 1.25  # by which the variance of slow noise, as it adds up, is multiplied
 LARGEST_PHI, LARGEST_TAU2 = 200.0, 100.0
 
@@ -163,27 +165,47 @@ def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None
     expected = rate * of
     variance = expected * (1.0 - rate) * (1.0 - share)
     strength = (expected * (1.0 - rate)) ** 2 * (1.0 - share)
-    phi, least = _clumps(events - expected, variance)
+    usual = expected + total / max(float(total.mean()), 1.0) * share * EVENTS_BEFORE  # so that no clump weighs itself
+    phi, least = _clumps(events - expected, variance, usual)
     tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
     number = float(variance.sum())
     return Noise(_upper(phi, number), min(tau2, LARGEST_TAU2), deviation, seconds, _lower(least, number))
 
 
-def _clumps(residual: FloatArray, variance: FloatArray) -> tuple[float, float]:
+def _clumps(residual: FloatArray, variance: FloatArray, expected: FloatArray) -> tuple[float, float]:
     """phi, and a lower value, from the differences of neighbouring windows, less what slow noise adds to them.
 
     Slow noise of persistence a adds A (1 - a) to windows next to each other and A (1 - a^2) to the next but one. Taken
-    off is their difference over a: with a = 1 never too much, with a = 0.3 hardly ever too little.
+    off is their difference over a: with a = 1 never too much, with a = 0.3 hardly ever too little. Clumps are surely
+    there only where most stretches of the history show them.
     """
-    near, far = (_differences(residual, variance, apart) for apart in (1, 2))
-    slow = max(far - near, 0.0)
-    return min(max(1.0, near - slow), LARGEST_PHI), min(max(1.0, near - slow / 0.3), LARGEST_PHI)
+    near, far = (_differences(residual, variance, expected, apart) for apart in (1, 2))
+    slow = max(_ratio(*far) - _ratio(*near), 0.0)
+    found = _ratio(*near)
+    parts = zip(*(np.array_split(sums, STRETCHES) for sums in near), strict=True)
+    usual = float(np.median([_ratio(squares, chance) for squares, chance in parts]))
+    least = min(found, usual) - slow / 0.3
+    return min(max(1.0, found - slow), LARGEST_PHI), min(max(1.0, least), LARGEST_PHI)
 
 
-def _differences(residual: FloatArray, variance: FloatArray, apart: int) -> float:
-    squares = 0.5 * float(((residual[apart:] - residual[:-apart]) ** 2).sum())
-    chance = 0.5 * float((variance[apart:] + variance[:-apart]).sum())
-    return (squares + 3.0 * PRIOR_EVENTS) / (chance + PRIOR_EVENTS)
+def _differences(
+    residual: FloatArray, variance: FloatArray, expected: FloatArray, apart: int
+) -> tuple[FloatArray, FloatArray]:
+    """Squares of differences and what chance makes of them, for each pair of windows (T - apart,).
+
+    An instance that is so much worse than the others is taken to be so in both windows: its excess grows with what was
+    expected, so that an incident of all instances is not taken for a clump of each.
+    """
+    first, later = expected[:-apart], expected[apart:]
+    both = np.maximum(first + later, 1e-300)
+    of_later, of_first = first / both, later / both
+    squares = (residual[apart:] * of_later - residual[:-apart] * of_first) ** 2
+    chance = variance[apart:] * of_later**2 + variance[:-apart] * of_first**2
+    return 2.0 * squares.sum(axis=1), 2.0 * chance.sum(axis=1)
+
+
+def _ratio(squares: FloatArray, chance: FloatArray) -> float:
+    return (float(squares.sum()) + 3.0 * PRIOR_EVENTS) / (float(chance.sum()) + PRIOR_EVENTS)
 
 
 def _clumps_of_neighbours(events: FloatArray, of: FloatArray) -> float:
