@@ -371,7 +371,7 @@ def full_cells() -> Iterator[tuple[Cell, int]]:
 
 
 def intolerant_cells() -> Iterator[tuple[Cell, int]]:
-    """Good canaries where nothing at all is tolerated and few instances wander slowly: two of the canary, four of stable.
+    """Good canaries where nothing is tolerated and few instances wander slowly: two of the canary, four of stable.
 
     What was learned of such noise comes from few repetitions, which must not be taken for certainty.
     """

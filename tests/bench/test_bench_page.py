@@ -110,8 +110,17 @@ def test_full_profile_has_every_value_of_every_dimension_of_a_good_canary() -> N
     assert {cell.service.instances for cell in good} == {4, 12, 40, 200}
     assert {cell.error_limit for cell in good} == {"none", "10%", "0.5pp"}
     assert len({cell.plan.ladder for cell in good}) == 2
-    pairs = {(cell.service.noise.name, cell.service.rate, cell.service.errors) for cell in good}
-    assert len(pairs) == len(good) == 48
+    turns = [cell for cell in good if cell.latency_limit == "10%"]
+    pairs = {(cell.service.noise.name, cell.service.rate, cell.service.errors) for cell in turns}
+    assert len(pairs) == len(turns) == 48
+
+
+def test_full_profile_has_good_canaries_without_any_tolerance_and_with_few_instances() -> None:
+    strict = [cell for cell, _ in PROFILES["full"]() if cell.kind == "good" and cell.latency_limit == "none"]
+    assert {cell.error_limit for cell in strict} == {"none"}
+    assert {cell.service.instances for cell in strict} == {4}
+    wandering = {cell.service.noise.deviation for cell in strict if cell.service.noise.lasting == 600.0}
+    assert {0.2, 0.3} <= wandering
 
 
 def test_command_runs_one_cell_writes_its_page_and_does_not_run_it_again(
