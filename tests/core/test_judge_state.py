@@ -73,6 +73,22 @@ def test_windows_folded_in_any_pieces_give_the_same_judgements_to_the_last_bit(
     assert state.fold([])[:] == whole[:]
 
 
+@pytest.mark.parametrize("pieces", [1, 7, 60])
+def test_many_quantiles_of_one_histogram_are_the_same_as_each_judged_alone(pieces: int) -> None:
+    """Those that watch the same edges are worked on once, until they part."""
+    shares = [0.5, 0.8, 0.82, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, None]
+    checks = [replace(LATENCY, quantile=share) for share in shares] + [replace(LATENCY, max_change=None)]
+    windows = mixed(11, 1.0)
+    state = JudgeState(release_of(*checks), CALM)
+    for cut in np.array_split(np.arange(len(windows)), pieces):
+        together = state.fold([windows[at] for at in cut])
+    for place, check in enumerate(checks):
+        alone = judge(release_of(check), windows, noise=CALM)[-1].checks[0]
+        said = together[-1].checks[place]
+        assert said.evidence == pytest.approx(alone.evidence, rel=1e-9)
+        assert (said.verdict, said.canary, said.stable) == (alone.verdict, alone.canary, alone.stable)
+
+
 def test_one_window_at_a_time_is_the_same_and_earlier_judgements_stay_as_they_were() -> None:
     windows, release = mixed(7, 20.0), release_of(*CHECKS)
     whole, state = judge(release, windows), JudgeState(release)

@@ -289,6 +289,9 @@ class Promotable:
     def __init__(self) -> None:
         self._counted = StepTotal()
 
+    def regroup(self, parents: IntArray) -> None:
+        self._counted.regroup(parents)
+
     def extend(self, log_pass: FloatArray, counted: BoolArray, began: IntArray) -> FloatArray:
         """log_pass (W, C) where enough windows of the step counted, else -inf."""
         return np.where(self._counted.extend(counted.astype(float), began) >= PASS_WINDOWS, log_pass, -np.inf)

@@ -63,6 +63,11 @@ class Filtered:
         self._state: FloatArray | None = None  # (1 + J, C, Z)
         self._ratio = np.zeros(0)
 
+    def regroup(self, parents: IntArray) -> None:
+        """Go on with other columns, each a copy of an earlier one."""
+        if self._state is not None:
+            self._state, self._ratio = np.ascontiguousarray(self._state[:, parents]), self._ratio[parents]
+
     @np.errstate(over="ignore", invalid="ignore")  # in windows after a cap was met, which are taken again
     def extend(
         self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None = None
@@ -104,25 +109,29 @@ class _Steps:
         self._chances, self._urn = _chances(likelihood), _Urn(persistence)
         self._stakes, self._forget = stakes, np.zeros(len(stakes), dtype=bool) if anew is None else anew
         self.states = np.empty_like(self._chances)
+        self._flat, self._flat_chances = (x.reshape(len(x), -1, PLACES) for x in (self.states, self._chances))
         self.fresh = np.zeros(self._chances.shape[1:])  # nothing known yet, nothing staked
         self.fresh[0] = STATIONARY
 
     def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, FloatArray]:
         """Sum M_j after each window, and what the cap allows, both (W, C); the states are kept."""
-        started, staked = np.empty_like(state), np.empty_like(state[0])
-        alike_started, staked = started.reshape(len(state), -1), staked.reshape(-1)
-        sums = np.empty((rows.stop - rows.start, len(state), state.shape[1]))
-        each = (self._stakes[rows] / (len(state) - 1)).tolist()
-        for at, stake, forget in zip(range(rows.start, rows.stop), each, self._forget[rows].tolist(), strict=True):
-            state = self.fresh if forget else state
-            alike = state.reshape(len(state), -1)
-            np.multiply(alike[0], stake, out=staked)
-            alike_started[0] = alike[0]
-            np.add(alike[1:], staked, out=alike_started[1:])
-            state = self.states[at]
-            self._urn.move(started, at, state)
-            state *= self._chances[at]
-            np.dot(state.reshape(-1, PLACES), _ONES, out=sums[at - rows.start].reshape(-1))
+        kinds, columns = state.shape[:2]
+        started, flat = np.empty((kinds, columns * PLACES)), state.reshape(-1, PLACES)
+        fresh, moved_from = self.fresh.reshape(-1, PLACES), started.reshape(-1, PLACES)
+        sums = np.empty((rows.stop - rows.start, kinds, columns))
+        each = (self._stakes[rows] / (kinds - 1)).tolist()
+        steps = zip(each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], sums, strict=True)
+        for at, (stake, forget, target, chances, total) in enumerate(steps, start=rows.start):
+            flat = fresh if forget else flat
+            if stake:
+                alike = flat.reshape(kinds, -1)
+                np.add(alike, alike[0] * stake, out=started)
+                started[0] = alike[0]
+                flat = moved_from
+            self._urn.move(flat, at, target)
+            np.multiply(target, chances, out=target)
+            np.dot(target, _ONES, out=total.reshape(-1))
+            flat = target
         found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
         before = np.concatenate((ratio[None], found[:-1]))
         before[self._forget[rows]] = 0.0
@@ -130,26 +139,27 @@ class _Steps:
 
 
 class _Urn:
-    """What the urn makes of states (1 + J, C, Z) in each window."""
+    """What the urn makes of states (1 + J, C, Z) in each window; flat, ((1 + J) C, Z)."""
 
     def __init__(self, persistence: FloatArray) -> None:
         stays = np.minimum(persistence, 0.9999)
-        self._powers = stays[:, :, None] ** np.arange(PLACES)
-        self._common = np.where((stays == stays[:, :1]).all(axis=1), stays[:, 0], np.nan).tolist()
-        self._matrices: dict[float, FloatArray] = {}
+        common = np.where((stays == stays[:, :1]).all(axis=1), stays[:, 0], np.nan).tolist()
+        known = {one: np.maximum((_LEFT * one ** np.arange(PLACES)) @ _RIGHT, 0.0) for one in set(common) if one == one}
+        self._matrices = [known.get(one) for one in common]  # one for all columns
+        alike = all(one == one for one in common)
+        self._powers = np.empty(0) if alike else stays[:, :, None] ** np.arange(PLACES)
 
-    def move(self, state: FloatArray, at: int, moved: FloatArray) -> None:
-        """From ``state`` to ``moved``."""
-        flat, result, common = state.reshape(-1, PLACES), moved.reshape(-1, PLACES), self._common[at]
-        if common == common:  # one matrix for all columns
-            if common not in self._matrices:
-                self._matrices[common] = np.maximum((_LEFT * common ** np.arange(PLACES)) @ _RIGHT, 0.0)
-            np.dot(flat, self._matrices[common], out=result)
+    def move(self, flat: FloatArray, at: int, moved: FloatArray) -> None:
+        """From ``flat`` to ``moved``."""
+        matrix = self._matrices[at]
+        if matrix is not None:
+            np.dot(flat, matrix, out=moved)
             return
-        modes = (flat @ _LEFT).reshape(state.shape)
-        modes *= self._powers[at]
-        np.dot(modes.reshape(-1, PLACES), _RIGHT, out=result)
-        np.maximum(result, 1e-150, out=result)  # rounding
+        powers = self._powers[at]
+        modes = (flat @ _LEFT).reshape(-1, *powers.shape)
+        modes *= powers
+        np.dot(modes.reshape(-1, PLACES), _RIGHT, out=moved)
+        np.maximum(moved, 1e-150, out=moved)  # rounding
 
 
 def _chances(likelihood: FloatArray) -> FloatArray:
@@ -167,6 +177,9 @@ class FilteredMixture:
     def __init__(self) -> None:
         self._filtered, self._weights = Filtered(), Total()
 
+    def regroup(self, parents: IntArray) -> None:
+        self._filtered.regroup(parents)
+
     def extend(self, likelihood: FloatArray, persistence: FloatArray, weights: FloatArray) -> FloatArray:
         """(W, C); see Filtered."""
         _, spent = self._weights.extend(weights)
@@ -179,6 +192,9 @@ class FilteredStep:
 
     def __init__(self) -> None:
         self._filtered, self._started = Filtered(), False
+
+    def regroup(self, parents: IntArray) -> None:
+        self._filtered.regroup(parents)
 
     def extend(self, likelihood: FloatArray, persistence: FloatArray, began: IntArray) -> FloatArray:
         """(W, C); began: (W,), 0 where the step began before these rows, else one more than the row it began at."""

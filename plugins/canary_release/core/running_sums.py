@@ -48,6 +48,10 @@ class Total:
     def __init__(self) -> None:
         self._sum: FloatArray | None = None
 
+    def regroup(self, parents: IntArray) -> None:
+        """Go on with other columns, each a copy of an earlier one."""
+        self._sum = None if self._sum is None else self._sum[:, parents]
+
     def extend(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Sums before each window and after it, shape of ``rows``."""
         carried = np.zeros_like(rows[:1]) if self._sum is None else self._sum
@@ -62,6 +66,11 @@ class StepTotal:
     def __init__(self) -> None:
         self._total = Total()
         self._base: FloatArray | None = None
+
+    def regroup(self, parents: IntArray) -> None:
+        """See Total."""
+        self._total.regroup(parents)
+        self._base = None if self._base is None else self._base[:, parents]
 
     def extend(self, rows: FloatArray, began: IntArray) -> FloatArray:
         """began: (W,), 0 where the step began before these rows, else one more than the row it began at."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from canary_release.core import latency_evidence as latency
+from canary_release.core.alike import Alike
 from canary_release.core.held_against import (
     SAFE_ALTERNATIVES,
     Parameters,
@@ -46,6 +47,8 @@ class WeighedLatency(Weighed):
         ones = np.ones(len(self._owner))
         noises = noise_columns([noise_of(checks[place], noise) for place in self._owner.tolist()])
         self._par = Parameters(ones, 0.0 * ones, ones < 0, *noises)
+        owners = [checks[place] for place in self._owner.tolist()]
+        self._alike = Alike([(check.max_change, noise_of(check, noise)) for check in owners])
         self._at_edges = list(at_edges)
         self._baseline = baseline if baseline is not None and baseline.edges else None
         self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
@@ -85,19 +88,18 @@ class WeighedLatency(Weighed):
             self.slower.extend(np.zeros((missing, 2, len(self._scale.edges))))
 
     def _extend_without_edges(self, windows: int, scene: Scene) -> None:
-        shape = (windows, len(self._owner))
+        shape = (windows, len(self._alike.members))
         none, unknown = np.zeros(shape), np.zeros(shape, dtype=bool)
         arms = Arms(none, none, none, none, unknown, unknown)
         likelihood = np.zeros((*shape, 1 + len(latency.ODDS_FACTORS), len(NODES)))
         safe = np.zeros((*shape, 1 + SAFE_ALTERNATIVES, len(NODES)))
-        change = self._change(likelihood, self._par, safe, arms, scene)
+        change = self._change(likelihood, self._par[self._alike.members], safe, arms, scene)
+        arms = arms[self._alike.of]
         limit, burning = None, None
         if len(self.limited):
-            some = arms[self.limited]
-            columns = np.full(len(self.limited), 0.5)
-            limit, burning = self._against_limit.extend(
-                some, some, none[:, self.limited] + 0.5, self._par[self._starts[self.limited]], columns, scene
-            )
+            columns = self._starts[self.limited]
+            some, half = arms[columns], np.full((windows, len(columns)), 0.5)
+            limit, burning = self._against_limit.extend(some, some, half, self._par[columns], half[0], scene)
         self.slowed.extend(np.zeros(windows, dtype=bool))
         self.edge.extend(np.zeros((windows, len(self.checks)), dtype=np.int64))
         self.of.extend(np.zeros((windows, 2)))
@@ -108,9 +110,13 @@ class WeighedLatency(Weighed):
         exceedance, ready, slowed = scale.before(seen, scene)
         tolerated = scale.stretched.tolerated(exceedance)[:, self._owner]
         edge = latency.nearest_edge(tolerated, self._shares)
-        rows = np.arange(len(edge))[:, None]
-        rate, allowed = exceedance[rows, edge], tolerated[rows, np.arange(len(self._owner)), edge]
-        par = scale.noise_at(edge, self._par)
+        parents, watched = self._alike.split(edge), edge[:, self._shown]
+        for sums in (self._harm, self._safe, self._promotable):
+            sums.regroup(parents)
+        rows, members = np.arange(len(edge))[:, None], self._alike.members
+        edge = edge[:, members]
+        rate, allowed = exceedance[rows, edge], tolerated[rows, members, edge]
+        par = scale.noise_at(edge, self._par[members])
         odds_ratio = np.maximum((allowed / (1.0 - allowed)) / (rate / (1.0 - rate)), 1.0)
         arms = seen.at(edge)
         likelihood = odds_likelihoods(arms, odds_ratio, ready, par, scene)
@@ -118,24 +124,25 @@ class WeighedLatency(Weighed):
         theta = np.maximum(allowed / rate, 1.0)
         safe = safe_likelihoods(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
         change = self._change(likelihood, par, safe, counted, scene)
-        shown = arms[self._shown]
+        shown = arms[self._alike.of[self._shown]]
         limit, burning = None, None
         if len(self.limited):
             limit, burning = self._limits(scale, seen, exceedance, scene)
             shown = replace(shown, canary_known=shown.canary_known & ~scale.beyond_edges[None, :])
         self.slowed.extend(slowed & self._acts)
-        self.edge.extend(edge[:, self._shown])
+        self.edge.extend(watched)
         self.slower.extend(np.stack((seen.canary_slower, seen.stable_slower), axis=1))
         self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
         self._keep(shown, scene.time, change, limit, burning)
 
     def _change(self, likelihood: FloatArray, par: Parameters, safe: FloatArray, counted: Arms, scene: Scene) -> Part:
-        """A check's evidence is the mean over its columns; it passes when every one passes."""
+        """A check's evidence is the mean over its columns, and it passes when every one does; (W, classes of them)."""
         stays = par.persistence(scene.time)
         log_e = self._harm.extend(likelihood, stays, scene.weights)
         single = of_harm(likelihood)
         log_pass = self._safe.extend(safe, stays, scene.time.began)
         log_pass = self._promotable.extend(log_pass, counted.comparable, scene.time.began)
+        log_e, log_pass, single = (of_classes[:, self._alike.of] for of_classes in (log_e, log_pass, single))
         if len(self._starts) < len(self._owner):
             ends = [*self._starts[1:].tolist(), len(self._owner)]
             groups = list(zip(self._starts.tolist(), ends, strict=True))
