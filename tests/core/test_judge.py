@@ -309,6 +309,16 @@ def test_impossible_counts_never_pass_and_never_fail(cells: list[tuple[float, fl
         assert "Infinity" not in json.dumps(said.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("side", ["canary", "stable", "both"])
+def test_errors_and_requests_exchanged_are_no_data_never_a_verdict(side: str) -> None:
+    sound, exchanged = Counts(1000, 5, ()), Counts(5, 1000, ())
+    canary = exchanged if side != "stable" else sound
+    stable = exchanged if side != "canary" else sound
+    windows = [Window(10.0 * at, 10.0 * at + 10, stable, canary, (), None, at, 0, 0.1) for at in range(30)]
+    for said in judge(release_of(ERRORS), windows):
+        assert said.verdict is Verdict.NO_DATA
+
+
 def test_judgement_is_json_with_finite_numbers() -> None:
     windows = rollout(np.random.default_rng(1), Traffic(times=60))
     value = judge(release_of(ERRORS, LATENCY), windows)[-1].to_json()

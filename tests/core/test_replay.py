@@ -1,10 +1,14 @@
 """Decisions, one by one and over a whole recorded rollout."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from canary_release.core.decide import Facts, decide, decide_on
@@ -179,3 +183,30 @@ def test_other_weights_are_judged_but_never_raised() -> None:
 
 def test_empty_record_replays_to_nothing() -> None:
     assert replay(release_of(ERRORS), frame_from_windows([])).empty
+
+
+def test_page_about_the_python_function_does_what_it_says(tmp_path: Path) -> None:
+    root, said = Path(__file__).parents[2], tmp_path / "said.csv"
+    code = (root / "docs" / "judge-from-python.md").read_text().split("```python\n")[1].split("```")[0]
+    code += f"\nsaid.to_csv({str(said)!r}, index=False)\n"
+    run = [sys.executable, "-c", code]
+    ended = subprocess.run(run, env={"PYTHONPATH": str(root / "plugins")}, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "error_rate" in ended.stdout
+    table = pd.read_csv(said)
+    assert list(table.columns) == ["window", "decision", "verdict", "evidence", "reason"]
+    assert len(table) == 40
+    assert table["decision"].eq("roll_back").idxmax() < 10
+
+
+def test_tables_are_left_as_they_were_and_calls_know_nothing_of_each_other() -> None:
+    """An independent simulation may call it in any order, with its own tables."""
+    rng = np.random.default_rng(5)
+    good, bad = (frame_from_windows(rollout(rng, Traffic(times=times, windows=24))) for times in (1.0, 8.0))
+    before = good.copy(deep=True)
+    release = release_of(ERRORS, LATENCY)
+    first = replay(release, good)
+    replay(release, bad)
+    shuffled = good.sample(frac=1.0, random_state=1)
+    pd.testing.assert_frame_equal(replay(release, shuffled), first)
+    pd.testing.assert_frame_equal(good, before)
