@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import pandas as pd
 
+from bench.against_peers import beaten_by, delay
 from bench.grid import Row
 from canary_release.core.problems import CanaryError
 
@@ -21,6 +22,7 @@ DEADLINES = {
 }
 DOUBT = 1e-3
 OURS = ("ours", "ours, history")
+IMPOSSIBLE = "a mistake in the promise, no test can"
 
 ABOUT = """\
 # The judge beside the rules of other tools
@@ -121,6 +123,11 @@ class Finding:
     worst: str
     broken: tuple[str, ...]
 
+    @property
+    def impossible(self) -> int:
+        """In how many cells the promise asks for more than the counts can tell."""
+        return sum(IMPOSSIBLE in words for words in self.broken)
+
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
     """Every promise that the rows can say something about, for the judge with and without history."""
@@ -166,10 +173,9 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
         return math.inf if math.isnan(row.mean) else row.mean / allowed(row)
 
     def words(row: Row) -> str:
-        least = f"; no test can in less than {beyond(row.noisy_bound)}" if row.noisy_bound > allowed(row) else ""
         return (
-            f"{short(row.cell)}: {row.mean:.0f} s, allowed {allowed(row):.0f} s "
-            f"(oracle {oracle[row.cell].mean:.0f} s{least})"
+            f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s "
+            f"(oracle {oracle[row.cell].mean:.0f} s){never_faster(row, allowed(row))}"
         )
 
     yield Finding(
@@ -181,17 +187,51 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
     )
 
 
+def took(row: Row) -> str:
+    return "never" if math.isnan(row.mean) else f"{row.mean:.0f} s"
+
+
+def never_faster(row: Row, promised: float) -> str:
+    """Where the promise is a mistake."""
+    return f"; {IMPOSSIBLE} in less than {beyond(row.noisy_bound)}" if row.noisy_bound > promised else ""
+
+
+def _peers(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding]:
+    found = [(row, others) for row, others in beaten_by(own, rows) if others]
+    if not found:
+        return
+    lost = [(row, [peer for peer, won in others if not won]) for row, others in found]
+    lost = [(row, peers) for row, peers in lost if peers]
+
+    def words(row: Row, peers: Sequence[Row]) -> str:
+        faster = ", ".join(f"{peer.judge} {delay(peer):.0f} s" for peer in peers)
+        return f"{short(row.cell)}: {delay(row):.0f} s; {faster}"
+
+    worst = max(lost, key=lambda one: delay(one[0]) - min(map(delay, one[1])), default=None)
+    yield Finding(
+        "faster than every peer with false rollbacks ≤ 1 % under the same noise and traffic",
+        own[0].judge,
+        len(found),
+        "" if worst is None else words(*worst),
+        tuple(words(row, peers) for row, peers in lost),
+    )
+
+
 def _deadlines(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:
     for effect, seconds in DEADLINES.items():
         some = [row for row in own if row.cell.startswith(f"bad: {effect};") and "; 1000/s; 0.5 %;" in row.cell]
         if some:
-            worst = max(some, key=lambda row: -1.0 if math.isnan(row.mean) else row.mean)
+            worst = max(some, key=lambda row: math.inf if math.isnan(row.mean) else row.mean)
             yield Finding(
                 f"{effect} at 1000/s and 0.5 %: mean within {seconds:g} s",
                 some[0].judge,
                 len(some),
-                f"{worst.mean:.0f} s in {short(worst.cell)}",
-                tuple(f"{short(row.cell)}: {row.mean:.0f} s" for row in some if not row.mean <= seconds),
+                f"{took(worst)} in {short(worst.cell)}",
+                tuple(
+                    f"{short(row.cell)}: {took(row)}{never_faster(row, seconds)}"
+                    for row in some
+                    if not row.mean <= seconds
+                ),
             )
 
 
@@ -227,6 +267,7 @@ CHECKS: tuple[Callable[[Sequence[Row], Sequence[Row]], Iterator[Finding]], ...] 
     _false,
     _against_oracle,
     _deadlines,
+    _peers,
     _early,
 )
 
@@ -262,10 +303,10 @@ def page(rows: Sequence[Row], made_by: str) -> str:
 
 def _promises(rows: Sequence[Row]) -> str:
     found = findings(rows)
-    lines = ["| promise | judge | cells | held in | worst |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {one.promise} | {one.judge} | {one.cells} | {one.cells - len(one.broken)} | {one.worst} |" for one in found
-    ]
+    lines = ["| promise | judge | cells | held in | kept by no test in | worst |", "|---|---|---|---|---|---|"]
+    for one in found:
+        cells = f"{one.cells} | {one.cells - len(one.broken)} | {one.impossible}"
+        lines.append(f"| {one.promise} | {one.judge} | {cells} | {one.worst} |")
     for one in found:
         if one.broken:
             lines += ["", f"Not held by *{one.judge}*: {one.promise}", ""]

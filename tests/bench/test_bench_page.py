@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
+from bench.against_peers import beaten_by, delay
 from bench.grid import PROFILES, Cell, Row, Walk, hurt_until, left_unsafely, measured, run
 from bench.report import chance_of_as_many, findings, page, read_csv, refuted, wilson, write_csv
 from bench.traffic import CANARY, Plan, Regression, Service, simulate
@@ -86,6 +87,27 @@ def test_slower_than_promised_is_measured_against_the_oracle() -> None:
     slow = replace(oracle, judge="ours", mean=211.0)
     assert [one.broken for one in findings([oracle, fast])] == [(), ()]
     assert findings([oracle, slow])[1].broken == ("bad: x; iid: 211 s, allowed 210 s (oracle 100 s)",)
+
+
+def test_promise_that_asks_for_more_than_the_counts_can_tell_is_called_a_mistake() -> None:
+    oracle = Row("bad: x; iid", "bad", "oracle", 100, false=0.0, missed=0.0, mean=100.0)
+    found = findings([oracle, replace(oracle, judge="ours", mean=500.0, noisy_bound=300.0)])[1]
+    assert found.impossible == len(found.broken) == 1
+    assert "no test can in less than 300 s" in found.broken[0]
+    assert findings([oracle, replace(oracle, judge="ours", mean=500.0, noisy_bound=150.0)])[1].impossible == 0
+
+
+def test_only_peers_as_careful_as_the_judge_are_compared_with_it() -> None:
+    """Under the same noise and traffic; a miss counts as the rest of the rollout."""
+    good = Row("good: none; iid; 50/s; x", "good", "kayenta", 100, false=0.0)
+    bad = Row("bad: y; iid; 50/s; x", "bad", "kayenta", 100, false=0.0, missed=0.5, mean=300.0)
+    ours = replace(bad, judge="ours", missed=0.0, mean=1351.0)
+    assert [delay(bad), delay(ours)] == [1350.0, 1351.0]
+    assert [won for _, others in beaten_by([ours], [good, bad]) for _, won in others] == [False]
+    assert [won for _, others in beaten_by([replace(ours, mean=1349.0)], [good, bad]) for _, won in others] == [True]
+    assert [others for _, others in beaten_by([ours], [replace(good, false=0.02), bad])] == [[]]
+    elsewhere = replace(good, cell="good: none; shared; 50/s; x")
+    assert [others for _, others in beaten_by([ours], [elsewhere, bad])] == [[]]
 
 
 def test_rows_survive_the_csv(tmp_path: Path) -> None:
