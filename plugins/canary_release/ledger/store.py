@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from canary_release.core.problems import LedgerError, RefusedError
 from canary_release.core.values import Cursor, Weights, Window
-from canary_release.ledger import audit_chain, tables
+from canary_release.ledger import audit_chain, statements, tables
 from canary_release.ledger.authority import require_in_charge, require_promotion, require_step
 from canary_release.ledger.engine import (
     insert_if_absent,
@@ -89,8 +89,7 @@ class Ledger:
             return self._rollout(connection, rollout_id)
 
     def rollout_of_run(self, dag_id: str, run_id: str) -> Rollout | None:
-        table = tables.rollouts
-        return self._first(table.select().where(table.c.dag_id == dag_id, table.c.run_id == run_id))
+        return self._first(statements.OF_RUN, dag=dag_id, run=run_id)
 
     def active(self, service: str) -> Rollout | None:
         table = tables.rollouts
@@ -162,11 +161,8 @@ class Ledger:
     def observe_weights(self, intent_id: int, *, weights: Weights, at: float, seconds: float, actor: str) -> None:
         """Record what the load balancer said after an intent was carried out."""
         with self._write() as connection:
-            connection.execute(
-                tables.observations.insert().values(
-                    intent_id=intent_id, at=at, weights=weights.to_json(), seconds=seconds
-                )
-            )
+            seen = {"intent_id": intent_id, "at": at, "weights": weights.to_json(), "seconds": seconds}
+            connection.execute(statements.SEEN, seen)
             intent = connection.execute(tables.intents.select().where(tables.intents.c.id == intent_id)).one()
             detail = {"intent": intent_id, "read_back": weights.to_json(), "seconds": round(seconds, 3)}
             self._audit(connection, at, intent.service, intent.rollout_id, actor, "read_back", detail)
@@ -187,15 +183,8 @@ class Ledger:
 
     def writes(self, rollout_id: str) -> list[Write]:
         """Every intent of a rollout with its read-back, oldest first."""
-        table, seen = tables.intents, tables.observations
-        query = (
-            sa.select(table, seen.c.weights.label("seen"), seen.c.at.label("seen_at"), seen.c.seconds)
-            .select_from(table.outerjoin(seen, seen.c.intent_id == table.c.id))
-            .where(table.c.rollout_id == rollout_id)
-            .order_by(table.c.id)
-        )
         with self._read() as connection:
-            return [_write_record(row) for row in connection.execute(query)]
+            return [_write_record(row) for row in connection.execute(statements.WRITES, {"wanted": rollout_id})]
 
     # -- evidence ---------------------------------------------------------------------------------------------------
 
@@ -223,17 +212,13 @@ class Ledger:
             if changed.rowcount != 1:
                 return False
             for window in new:
-                connection.execute(
-                    tables.windows.insert().values(
-                        rollout_id=rollout.id, index=window.index, step=window.step, content=window_to_json(window)
-                    )
-                )
+                values = {"rollout_id": rollout.id, "index": window.index, "step": window.step}
+                connection.execute(statements.NEW_WINDOW, {**values, "content": window_to_json(window)})
             return True
 
     def windows(self, rollout_id: str) -> list[Window]:
-        table = tables.windows
         with self._read() as connection:
-            rows = connection.execute(table.select().where(table.c.rollout_id == rollout_id).order_by(table.c.index))
+            rows = connection.execute(statements.WINDOWS, {"wanted": rollout_id})
             return [window_from_json(row.content) for row in rows]
 
     def set_noise(self, rollout: Rollout, noise: Mapping[str, Any], *, actor: str, at: float) -> Rollout:
@@ -255,19 +240,15 @@ class Ledger:
 
     def record_decision(self, rollout: Rollout, record: DecisionRecord, *, actor: str) -> None:
         with self._write() as connection:
-            connection.execute(
-                tables.decisions.insert().values(
-                    rollout_id=rollout.id, **(asdict(record) | {"reason": storable(record.reason)})
-                )
-            )
+            said = {"rollout_id": rollout.id, "reason": storable(record.reason)}
+            connection.execute(statements.NEW_DECISION, asdict(record) | said)
             detail = {"step": record.step, "window": record.window, "decision": record.decision}
             detail |= {"verdict": record.verdict, "reason": record.reason}
             self._audit(connection, record.at, rollout.service, rollout.id, actor, "decided", detail)
 
     def decisions(self, rollout_id: str) -> list[DecisionRecord]:
-        table = tables.decisions
         with self._read() as connection:
-            rows = connection.execute(table.select().where(table.c.rollout_id == rollout_id).order_by(table.c.id))
+            rows = connection.execute(statements.DECISIONS, {"wanted": rollout_id})
             return [
                 DecisionRecord(row.step, row.window, row.at, row.decision, row.verdict, row.reason, row.judgement)
                 for row in rows
@@ -336,12 +317,9 @@ class Ledger:
         name = rollout.service if rollout is not None else str(service)
         rollout_id = rollout.id if rollout is not None else None
         fence = rollout.fence if rollout is not None else 0
-        result = connection.execute(
-            tables.intents.insert().values(
-                rollout_id=rollout_id, service=name, fence=fence, at=at, actor=storable(actor),
-                raises=raises, weights=weights.to_json(), why=storable(why),
-            )
-        )  # fmt: skip
+        values: dict[str, Any] = {"rollout_id": rollout_id, "service": name, "fence": fence, "at": at}
+        values |= {"actor": storable(actor), "raises": raises, "weights": weights.to_json(), "why": storable(why)}
+        result = connection.execute(statements.NEW_INTENT, values)
         intent_id = int(result.inserted_primary_key[0])  # type: ignore[index]  # None only for executemany
         detail = {"intent": intent_id, "asked": weights.to_json(), "why": why, "fence": fence}
         event = "intends_raise" if raises else "intends_lower"
@@ -357,14 +335,12 @@ class Ledger:
             head, at=at, service=service, rollout_id=rollout_id, actor=storable(actor), event=event,
             detail=json.dumps(detail, sort_keys=True),
         )  # fmt: skip
-        connection.execute(tables.audit.insert().values(**values))
-        moved = tables.audit_head.update().where(tables.audit_head.c.id == 1)
-        connection.execute(moved.values(seq=values["seq"], hash=values["hash"]))
+        connection.execute(statements.NEW_ENTRY, values)
+        connection.execute(statements.MOVED_HEAD, {"seq": values["seq"], "hash": values["hash"]})
 
     def _head(self, connection: sa.Connection, *, lock: bool = False) -> audit_chain.Head:
         """Locked, it makes the writers of the audit trail wait for each other."""
-        query = tables.audit_head.select().where(tables.audit_head.c.id == 1)
-        row = connection.execute(query.with_for_update() if lock else query).first()
+        row = connection.execute(statements.LOCKED_HEAD if lock else statements.HEAD).first()
         if row is not None:
             return audit_chain.Head(row.seq, row.hash)
         first = insert_if_absent(self._engine, tables.audit_head)
@@ -372,10 +348,9 @@ class Ledger:
         return self._head(connection, lock=lock)
 
     def _service_row(self, connection: sa.Connection, service: str) -> sa.Row[Any]:
-        query = tables.services.select().where(tables.services.c.service == service).with_for_update()
         new = insert_if_absent(self._engine, tables.services)
         connection.execute(new.values(service=service, generation=0, fence=0, settings={}))
-        return connection.execute(query).one()
+        return connection.execute(statements.LOCKED_SERVICE, {"wanted": service}).one()
 
     def _busy_sentence(self, connection: sa.Connection, service: str, holder: str) -> str:
         other = self._rollout(connection, holder)
@@ -390,14 +365,14 @@ class Ledger:
         return connection.execute(query.order_by(table.c.generation.desc()).limit(1)).scalar() or "unknown"
 
     def _rollout(self, connection: sa.Connection, rollout_id: str) -> Rollout:
-        row = connection.execute(tables.rollouts.select().where(tables.rollouts.c.id == rollout_id)).first()
+        row = connection.execute(statements.ROLLOUT, {"wanted": rollout_id}).first()
         if row is None:
             raise RefusedError(f"the ledger knows no rollout {rollout_id!r}.")
         return _rollout_record(row)
 
-    def _first(self, query: sa.Select[Any]) -> Rollout | None:
+    def _first(self, query: sa.Select[Any], **values: str) -> Rollout | None:
         with self._read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(query, values).first()
             return None if row is None else _rollout_record(row)
 
     def _all(self, query: sa.Select[Any]) -> list[Rollout]:
