@@ -10,7 +10,7 @@ from faults.faults import GREEN
 from faults.results_file import change, record_figure
 
 CELLS = 1218  # of the crash matrix: fewer would be a part of it
-MANY = 4000  # stories of a whole run
+MANY = 3000  # stories of a whole run
 
 
 def seconds_to_safe(story: Story, since: float) -> float:
