@@ -235,11 +235,23 @@ def running_store(running_shop: Shop, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def stored_shop(shop: Shop, running_store: PrometheusServer, monkeypatch: pytest.MonkeyPatch) -> StoredShop:
+    return stored_by(running_store, shop, monkeypatch)
+
+
+@pytest.fixture
+def freshly_stored_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoredShop]:
+    """With a store that has seen no Traefik of before a restart, whose counters could still be the newest it shows."""
+    targets = {"traefik": shop.traefik.metrics_url}
+    with PrometheusServer(tmp_path / "store", require_tool("victoria-metrics"), targets, interval=0.2) as server:
+        yield stored_by(server, shop, monkeypatch)
+
+
+def stored_by(store: PrometheusServer, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> StoredShop:
     """Both sides have had requests, and the store knows it."""
-    monkeypatch.setenv("AIRFLOW_CONN_STORE_CONTRACT", json.dumps(running_store.connection()))
+    monkeypatch.setenv("AIRFLOW_CONN_STORE_CONTRACT", json.dumps(store.connection()))
     give_canary(shop, "10")
     shop.ask(20)
-    stored = StoredShop(shop, running_store)
+    stored = StoredShop(shop, store)
     # Otherwise the counters of before the restart could still be the newest that the store shows.
     stored.wait_until_stored()
     return stored
@@ -452,15 +464,14 @@ def test_a_shift_in_the_middle_of_a_window_loses_no_request(shop: Shop) -> None:
     assert answers[(CANARY, 200)] == 25
 
 
-# After the other stories of this file the store may still show counters of before the last restart, and the window is
-# then rightly broken; it needs a store of its own before it can be part of the normal run.
-@pytest.mark.rehearsals
-def test_a_store_knows_the_first_errors_of_a_canary_although_their_series_is_new(stored_shop: StoredShop) -> None:
+def test_a_store_knows_the_first_errors_of_a_canary_although_their_series_is_new(
+    freshly_stored_shop: StoredShop,
+) -> None:
     source = prometheus()
     _, cursor = source.read(None)
-    stored_shop.wait_for_scrape()
-    stored_shop.shop.backends[CANARY].default = Answer(b"broken", status=503)
-    answers = stored_shop.ask(400)
+    freshly_stored_shop.wait_for_scrape()
+    freshly_stored_shop.shop.backends[CANARY].default = Answer(b"broken", status=503)
+    answers = freshly_stored_shop.ask(400)
     window, _ = read_one(source, cursor)
     assert answers == {(STABLE, 200): 360, ("broken", 503): 40}
     assert counted(window) == {"stable": 360, "canary": 40}
