@@ -14,6 +14,7 @@ from canary_release.core.release import Ability, Release, Target
 from canary_release.hooks.abilities import abilities_of
 
 LOAD_BALANCERS = {
+    "apache": "canary_release.hooks.apache:ApacheHook",
     "aws_alb": "canary_release.hooks.aws_alb:AwsAlbHook",
     "aws_alb_leased": "canary_release.hooks.aws_lease:LeasedAlbHook",
     "aws_lambda": "canary_release.hooks.aws_lambda:AwsLambdaHook",
