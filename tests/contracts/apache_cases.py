@@ -17,6 +17,7 @@ from demo.free_ports import LOOPBACK, free_ports
 from demo.processes import Process, answers
 
 STABLE, CANARY = BACKENDS
+EXAMPLE = Path(__file__).parents[2] / "include" / "releases" / "apache.yaml"
 MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "proxy_balancer", "slotmem_shm", "lbmethod_byrequests")
 CONFIGURATION = """
 {modules}
@@ -26,6 +27,7 @@ Group {group}
 DefaultRuntimeDir {folder}
 PidFile {folder}/httpd.pid
 ErrorLog {folder}/error.log
+{log}
 Listen {host}:{web}
 Listen {host}:{admin}
 BalancerPersist On
@@ -57,10 +59,13 @@ class ApacheServer:
         self.connection = {"conn_type": "http", "host": LOOPBACK, "port": admin, "schema": "http"}
         private = program.parent.parent / "root" / "usr" / "lib" / "apache2" / "modules"
         modules = private if private.is_dir() else Path("/usr/lib/apache2/modules")
+        self.access_log = folder / "canary.log"
+        log = "\n".join(re.findall(r"^#     ((?:LogFormat|CustomLog) .*)$", EXAMPLE.read_text(), re.MULTILINE))
+        log = log.replace("/var/log/apache2/canary.log", str(self.access_log))
         loads = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in MODULES]
         (folder / "httpd.conf").write_text(
             CONFIGURATION.format(
-                modules="\n".join(loads), folder=folder, host=LOOPBACK, web=web, admin=admin, group="nogroup",
+                modules="\n".join(loads), folder=folder, host=LOOPBACK, web=web, admin=admin, group="nogroup", log=log,
                 stable=STABLE, canary=CANARY, blue=backends[STABLE], green=backends[CANARY],
             )
         )  # fmt: skip

@@ -8,8 +8,14 @@ import pytest
 
 from canary_release.core.problems import LoadBalancerError, UnknownTargetError
 from canary_release.core.values import Weights
+from canary_release.hooks.access_log import AccessLogSource
 from canary_release.hooks.apache import ApacheHook
+from contracts.apache_cases import ApacheServer, running_apache  # noqa: F401  the second is a fixture
 from contracts.little_servers import Answer, LittleServer, little_server
+from contracts.load_client import ask_many
+from contracts.proxy_cases import backend_urls  # noqa: F401  a fixture
+from contracts.shop import BACKENDS as SHOP
+from contracts.waiting import wait_until
 
 BACKENDS = ("blue", "green")
 
@@ -88,3 +94,26 @@ def test_a_member_without_its_route_is_an_unknown_target_that_lists_the_known(ap
     apache.default = Answer(manager(("blue", "95.00", "Ok"), ("", "5.00", "Ok")))
     with pytest.raises(UnknownTargetError, match="route=green; it has , blue"):
         hook().get_weights()
+
+
+def test_apaches_own_log_says_what_the_clients_saw(
+    running_apache: ApacheServer,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_APACHE", json.dumps(running_apache.connection))
+    log = {"conn_type": "generic", "extra": {"file": str(running_apache.access_log)}}
+    monkeypatch.setenv("AIRFLOW_CONN_APACHE_LOG", json.dumps(log))
+    balancer = ApacheHook("apache", SHOP, ApacheHook.Options(balancer="shop"))
+    balancer.set_weights(Weights.split(stable=SHOP[0], canary=SHOP[1], canary_percent=Decimal(25)))
+    source = AccessLogSource("apache_log", *SHOP, AccessLogSource.Options(time_unit="milliseconds"))
+    _, cursor = source.read(None)
+    before = running_apache.access_log.read_text().count("\n")
+    answers = ask_many(running_apache.url, 100)
+    assert answers == {(SHOP[0], 200): 75, (SHOP[1], 200): 25}
+    wait_until(lambda: running_apache.access_log.read_text().count("\n") >= before + 100, "100 lines in the log")
+    (window,), _ = source.read(cursor)
+    assert window.broken is None
+    assert window.stable is not None
+    assert window.canary is not None
+    assert (window.stable.requests, window.canary.requests) == (75, 25)
+    assert sum(window.stable.buckets) == 75
