@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.calling import (
     CallFailedError,
@@ -67,7 +67,7 @@ class CallHookOperator(RolloutOperator):
         index = step_index(rollout, self.weight) if self.weight else -1
         made = calling(desk, rollout, Place(self.moment, index, self.position)) if index is not None else None
         if made is None:
-            raise AirflowSkipException(f"{self.moment}: nothing to call in this run")
+            self.skipped(f"{self.moment}: nothing to call in this run")
         return made
 
     def _ran(self, desk: Desk, made: Calling, began: float, timed_out: bool) -> str:

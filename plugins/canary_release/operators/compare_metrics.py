@@ -34,6 +34,9 @@ class CompareMetricsOperator(RolloutOperator):
             record = ruling_of(desk, rollout, index)
         decision = record.decision if record is not None else "none"
         reason = record.reason if record is not None else "nothing was observed in this step"
+        if decision not in (Decision.ADVANCE, Decision.PROMOTE, Decision.ROLL_BACK) and rollout.outcome_reason:
+            # Nothing the evidence said: somebody or something else ended it, and that is why this task is red.
+            reason = f"ended before its bake: {rollout.outcome_reason}"
         evidence = table(judgement) if judgement is not None else "no window was recorded"
         self.tell(
             f"compare  {rollout.service} {rollout.version} at {self.weight} %: {decision}",

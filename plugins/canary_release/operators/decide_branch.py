@@ -4,7 +4,6 @@ from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.bases.branch import BranchMixIn
-from airflow.sdk.exceptions import AirflowSkipException
 
 from canary_release.control.stepping import ruling_of, take_off
 from canary_release.core.problems import RefusedError
@@ -33,7 +32,7 @@ class DecideOperator(RolloutOperator, BranchMixIn):
         try:
             rollout = self.rollout(desk, context)
         except RefusedError as error:
-            raise AirflowSkipException(str(error)) from error
+            self.skipped(str(error))
         index = step_index(rollout, self.weight)
         if rollout.dry_run or index is None:
             chosen, why = self.next_tasks, "a dry run goes on" if rollout.dry_run else "not in this run's plan"
@@ -50,7 +49,7 @@ class DecideOperator(RolloutOperator, BranchMixIn):
 
     def _choose(self, rollout: Rollout, index: int, decision: str | None) -> tuple[list[str], str]:
         if index > max(rollout.step, 0):
-            raise AirflowSkipException(f"the step {self.weight} % was never begun")
+            self.skipped(f"the step {self.weight} % was never begun")
         if decision in (Decision.ADVANCE, Decision.PROMOTE) and not rollout.outcome_reason:
             return self.next_tasks, f"the ledger says {decision}"
         return [self.roll_back_task], rollout.outcome_reason or f"the ledger says {decision or 'nothing'}"

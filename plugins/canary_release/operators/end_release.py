@@ -1,7 +1,7 @@
 """The ends of a run: promote, roll back, say the outcome, and settle whatever is left."""
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.ending import Ended, promote, roll_back, settle
 from canary_release.core.problems import RefusedError
@@ -27,7 +27,7 @@ class _EndOperator(RolloutOperator):
         try:
             return self.rollout(self.open_desk(), context)
         except RefusedError as error:
-            raise AirflowSkipException(f"nothing to do: {error}") from error
+            self.skipped(f"nothing to do: {error}")
 
 
 class PromoteOperator(_EndOperator):
@@ -38,7 +38,7 @@ class PromoteOperator(_EndOperator):
             desk = self.open_desk()
             rollout = self.rollout(desk, context)
             if rollout.dry_run:
-                raise AirflowSkipException("dry run: nothing to promote")
+                self.skipped("dry run: nothing to promote")
             ended = promote(desk, rollout, actor=self.actor(context))
         self.report("promote", ended)
         return str(ended.rollout.state)
@@ -50,7 +50,7 @@ class RollBackOperator(_EndOperator):
     def execute(self, context: Context) -> str:
         rollout = self.rollout_or_skip(context)
         if rollout.state in (State.PROMOTED, State.DRY_RUN):
-            raise AirflowSkipException(f"nothing to roll back: {rollout.id} is {rollout.state.words}")
+            self.skipped(f"nothing to roll back: {rollout.id} is {rollout.state.words}")
         ended = roll_back(self.open_desk(), rollout, "a task of the run failed", actor=self.actor(context))
         self.report("rollback", ended)
         return str(ended.rollout.state)

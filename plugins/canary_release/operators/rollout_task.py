@@ -4,10 +4,10 @@ import logging
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from canary_release.control.desk import Desk, plan_of
 from canary_release.control.real_desk import open_desk
@@ -50,6 +50,11 @@ class RolloutOperator(BaseOperator):
     def fact(self, *, event: str, **fields: Any) -> None:
         """One line for programs; the log as NDJSON has each field as a key."""
         self.log.info(f"canary.{event}", **fields)
+
+    def skipped(self, why: str) -> NoReturn:
+        """Skip this task, and say why: Airflow keeps the exception's words from the log."""
+        self.tell(f"skipped  {why}", event="skipped", why=why)
+        raise AirflowSkipException(why)
 
     def note(self, context: Context, sentence: str) -> None:
         """One sentence into the run's note. A task may not write it, so that needs the connection canary_airflow."""

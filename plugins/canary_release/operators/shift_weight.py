@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.desk import Desk, step_of, weights_for
 from canary_release.control.opening import ClosedError, allow_time
@@ -31,10 +31,10 @@ class ShiftWeightOperator(RolloutOperator):
             rollout = self.rollout(desk, context)
             index = step_index(rollout, self.weight)
             if index is None:
-                raise AirflowSkipException(f"{self.weight} % is not in this run's plan")
+                self.skipped(f"{self.weight} % is not in this run's plan")
             if rollout.dry_run:
                 wanted = weights_for(rollout, step_of(rollout, index))
-                raise AirflowSkipException(f"dry run: would ask the load balancer for {wanted}")
+                self.skipped(f"dry run: would ask the load balancer for {wanted}")
             try:
                 shifted = shift(desk, rollout, index, actor=self.actor(context))
             except ClosedError as error:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from canary_release.control.approving import step_to_approve
 from canary_release.ledger.approvals import question_of
@@ -53,7 +53,7 @@ class KeepWatchSensor(RolloutOperator):
         question = question_of(desk.ledger, rollout.id, index) if index is not None else None
         self.tell(f"watch    over: {event['over']}", event="watched", rollout=rollout.id)
         if question is not None and question.answer is not None:
-            raise AirflowSkipException(f"the approval was {question.told}")
+            self.skipped(f"the approval was {question.told}")
         skip_in_this_run([self.approve_task])
         raise AirflowFailException(event["over"])
 
