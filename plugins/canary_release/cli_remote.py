@@ -55,9 +55,18 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _rollout_began(remote: RemoteAirflow, dag_id: str, run_id: str) -> bool:
-    """Waits for as long as the run does; it may be queued behind another or until a later time."""
+    """Waits for as long as the run does; it may be queued behind another or until a later time, or wait for its
+    calendar, which its note says where notes can be written.
+    """
+    from canary_release.cli_tree import clean
+
+    told = ""
     while True:
-        over = remote.run(dag_id, run_id)["state"] in ("success", "failed")
+        run = remote.run(dag_id, run_id)
+        over, note = run["state"] in ("success", "failed"), clean(run.get("note") or "")
+        if note and note != told and not over:
+            print(f"{run_id} {note}", flush=True)
+            told = note
         try:
             remote.rollout_of_run(dag_id, run_id)
         except NotInAirflowError:

@@ -120,6 +120,26 @@ def test_watched_release_that_never_begins_ends_with_1(fake: FakeAirflow, capsys
     assert "ended before its rollout began" in capsys.readouterr().err
 
 
+def test_watched_release_that_waits_for_its_calendar_says_so_once(
+    fake: FakeAirflow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answers[f"POST {DAG}/dagRuns"] = (200, {})
+    waits = {"state": "running", "note": "waits: releases are frozen until sun 2027-01-03 00:00 UTC\x1b[2J"}
+    fake.answers[f"GET {DAG}/dagRuns/shop-v2"] = (200, waits)
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            fake.answers[f"GET {DAG}/dagRuns/shop-v2"] = (200, {"state": "failed"})
+
+    monkeypatch.setattr("canary_release.cli_remote.time.sleep", sleep)
+    assert main(["release", "shop", "v2", "--watch"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("shop-v2 waits: releases are frozen until sun 2027-01-03 00:00 UTC") == 1
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize("word", ["approve", "reject"])
 def test_answer_names_what_was_asked(fake: FakeAirflow, capsys: pytest.CaptureFixture[str], word: str) -> None:
     fake.answers[f"GET {DAG}/dagRuns/~/hitlDetails"] = (200, QUESTION)
