@@ -69,7 +69,7 @@ class Canvas:
     plot: int
     title: str
     description: str
-    left: float = 46.0
+    left: float = 54.0
     top: float = 30.0
     _parts: list[str] = field(default_factory=list)
 
