@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-airflow test-faults bench-judge bench-pages bench-shift lint schema constraints
+.PHONY: help setup demo test test-airflow test-faults bench-judge bench-pages bench-shift pictures lint schema constraints
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ bench-shift: setup  ## shift latency and lost requests of every load balancer, i
 
 test-airflow: setup  ## what needs a real Airflow, a browser or a store of its own; some minutes
 	@$(PY) -m pytest -m "not faults and not figures" tests/end_to_end tests/browser tests/contracts/test_sources.py
+
+pictures: setup  ## take the pictures of the pages in docs/pictures anew
+	@$(PY) -m pytest -q -m figures tests/browser
 
 bench-pages: setup  ## how long the pages take with 300 services and 10,000 past rollouts, on SQLite and PostgreSQL
 	@$(PY) -m pytest -q -s -m figures tests/ui
