@@ -28,6 +28,6 @@ def canary(stage: Stage, tmp_path: Path, *arguments: str) -> subprocess.Popen[st
 
 
 def said(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert "Traceback" not in err
     return process.returncode, out + err

@@ -14,6 +14,10 @@ from demo.stage import DAG_ID, Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 POLL = 1.0
+TASKS = [  # that have something to say in a run that was rolled back at its first step
+    "start", "weight_10.shift", "weight_10.bake", "weight_10.compare", "weight_10.decide", "weight_50.decide",
+    "roll_back", "outcome", "settle",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -80,6 +84,10 @@ def test_bad_version_is_rolled_back_and_red_at_the_step_that_failed(stage: Stage
     took = time_to_zero(ledger, rollout)
     assert took is not None
     assert took <= POLL + 1, "the evidence crossed the line, weight 0 came late"
+    for task in TASKS:
+        said = [str(line["event"]) for line in stage.airflow.api.log_events(DAG_ID, run, task)]
+        assert [event for event in said if event.startswith("canary.")], f"{task} tells programs nothing"
+    assert "skipped  the step 50 % was never begun" in stage.airflow.api.log(DAG_ID, run, "weight_50.decide")
 
 
 def test_run_that_a_person_marks_failed_leaves_no_canary(stage: Stage, ledger: Ledger) -> None:

@@ -83,7 +83,7 @@ def test_terminal_releases_watches_and_aborts_through_airflow_alone(
 ) -> None:
     stage.deploy("shop-green", "v30")
     watching = canary(stage, tmp_path, "release", "shop", "v30", "--dag", DAG_ID, "--reason", "CHK-9", "--watch")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not ((found := ledger.rollout_of_run(DAG_ID, "shop-v30")) and ledger.windows(found.id)):
         assert time.monotonic() < deadline, "the canary never had traffic"
         time.sleep(0.2)
