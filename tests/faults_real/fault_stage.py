@@ -164,8 +164,6 @@ class FaultStage:
         # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
         database = home.resolve() / "airflow.db"
         patient = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60"}
-        # Of many requests at once each holds a connection while it waits for its second.
-        patient["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"] = "100"
         self.airflow = AirflowServer(home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment | patient)
         self.airflow.api = AirflowApi(self.airflow.url, self.airflow.user, self.airflow.password, timeout=120)
         self._exit.enter_context(self.airflow)

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,8 +18,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 CROWD = "release_shop_crowd"
 TRIGGERS = 50
-# Of more, an API server on SQLite starves itself: it has 40 threads, and who holds the database's lock waits for one.
-AT_A_TIME = 20
 
 
 def test_row_17_two_runs_of_one_service_at_once_and_one_is_told_who_holds_it(
@@ -95,15 +92,14 @@ def test_row_26_without_any_guard_haproxys_lease_ends_what_nobody_watches(
 
 
 @pytest.mark.timeout(560)
-def test_row_17_fifty_triggers_of_one_service_at_once_and_forty_nine_are_told_who_holds_it(
+def test_row_17_fifty_runs_of_one_service_let_go_at_once_and_forty_nine_are_told_who_holds_it(
     stage: FaultStage, shop: Store, results: Results
 ) -> None:
     version = shop.next_version()
-    stage.airflow.api.login()  # once, not fifty times
-    stage.airflow.api.pause(CROWD)  # the runs wait for each other, so that they are let go at once
-    with ThreadPoolExecutor(AT_A_TIME) as threads:
-        runs = list(threads.map(lambda _: stage.trigger(shop, version, dag=CROWD), range(TRIGGERS)))
-    assert len(set(runs)) == TRIGGERS
+    # One request at a time, since an API server on SQLite blocks itself when it makes two runs at once; the runs wait
+    # for each other behind the pause, and are let go at once.
+    stage.airflow.api.pause(CROWD)
+    runs = [stage.trigger(shop, version, dag=CROWD) for _ in range(TRIGGERS)]
     stage.airflow.api.pause(CROWD, False)
     states: dict[tuple[str, str], str] = {}
 
@@ -121,8 +117,8 @@ def test_row_17_fifty_triggers_of_one_service_at_once_and_forty_nine_are_told_wh
     begun = [run for run in runs if stage.ledger.rollout_of_run(*run)]
     said = f"{len(begun)} begun, {told} refused with who holds the service"
     record_figure("50 triggers", said, held=(len(begun), told) == (1, TRIGGERS - 1))
-    fault = f"{TRIGGERS} triggers at once through the REST API: rollouts begun"
+    fault = f"{TRIGGERS} runs let go at once: rollouts begun"
     assert results.add(17, fault, shop.balancer, bound=1, seen=len(begun), unit="rollouts").held
-    fault = f"{TRIGGERS} triggers at once through the REST API: not told who holds the service"
+    fault = f"{TRIGGERS} runs let go at once: not told who holds the service"
     assert results.add(17, fault, shop.balancer, bound=0, seen=TRIGGERS - 1 - told, unit="runs").held
     assert {str(write.rollout_id) for write in stage.ledger.writes(rollout.id)} <= {rollout.id}
