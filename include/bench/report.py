@@ -44,6 +44,11 @@ percentile of all. *ours* works without any history; *ours, history* learns nois
 Unless a cell says otherwise: 1000 requests/s, 0.5 % errors, 12 instances of stable and a fifth of that for the canary
 (at least two), four steps of 1, 5, 25 and 50 %, windows of 30 s, no tolerance for errors. Latency tolerates 10 % for
 good canaries and nothing for bad ones.
+
+*Kept by no test in* counts the cells in which a promise asks for less time than the bound *with noise*: there the
+promise is a mistake, and no judge can keep it. A peer is compared with the judge only where it is as careful, with at
+most 1 % false rollbacks over all good canaries under the same noise and traffic; a miss counts as the rest of the
+rollout.
 """
 
 

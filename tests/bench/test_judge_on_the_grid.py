@@ -11,6 +11,7 @@ ROLLOUTS = 150
 CELLS = [
     *(Cell("good", Service(noise=noise), Plan()) for noise in NOISES),
     *(Cell("good", Service(rate=50.0, noise=noise), Plan()) for noise in (NOISES[2], NOISES[5])),
+    *(Cell("good", Service(instances=4, noise=noise), Plan(), latency_limit="none") for noise in NOISES[6:]),
 ]
 
 
