@@ -20,6 +20,7 @@ LOAD_BALANCERS = {
     "aws_lambda": "canary_release.hooks.aws_lambda:AwsLambdaHook",
     "aws_route53": "canary_release.hooks.aws_route53:AwsRoute53Hook",
     "caddy": "canary_release.hooks.caddy:CaddyHook",
+    "caddy_file": "canary_release.hooks.caddy_file:CaddyFileHook",
     "envoy": "canary_release.hooks.envoy:EnvoyHook",
     "gateway_api": "canary_release.hooks.gateway_api:GatewayApiHook",
     "haproxy": "canary_release.hooks.haproxy:HaproxyHook",
