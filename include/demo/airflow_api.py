@@ -16,6 +16,8 @@ import httpx
 from canary_release.core.problems import CanaryError
 
 POLL = 0.2  # seconds between two looks at a run
+BUSY_PATIENCE = 15.0  # seconds for which a request is asked again while SQLite is locked
+REPEATABLE = frozenset({"GET", "PATCH"})  # asked twice they do what they do once
 PAGE = 100  # entries a page; the server's own maximum
 ENDED = frozenset({"success", "failed"})
 
@@ -288,18 +290,36 @@ class AirflowApi:
                 return
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """An Airflow on SQLite answers 500 when another of its processes wrote between a request's own read and write;
+        SQLite's time-out does not help there. What may be asked twice is asked again.
+        """
+        deadline = time.monotonic() + BUSY_PATIENCE
+        while True:
+            answer = self._sent(method, path, **options)
+            if not _database_was_busy(answer) or method not in REPEATABLE or time.monotonic() > deadline:
+                return _accepted(answer, method, path)
+            time.sleep(POLL)
+
+    def _sent(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, **options)
+            return self._client.request(method, path, **options)
         except httpx.TransportError as error:
             cause = str(error) or type(error).__name__
             raise AirflowUnreachableError(
                 f"No Airflow answers {method} {self.url}{path} ({cause}); is its API server running?"
             ) from error
-        if answer.is_error:
-            raise AirflowApiError(
-                f"Airflow answered {method} {path} with {answer.status_code}: {_words(answer)}", answer.status_code
-            )
-        return answer
+
+
+def _database_was_busy(answer: httpx.Response) -> bool:
+    return answer.status_code == 500 and "Database error" in _words(answer)
+
+
+def _accepted(answer: httpx.Response, method: str, path: str) -> httpx.Response:
+    if answer.is_error:
+        raise AirflowApiError(
+            f"Airflow answered {method} {path} with {answer.status_code}: {_words(answer)}", answer.status_code
+        )
+    return answer
 
 
 def _dag(dag_id: str) -> str:

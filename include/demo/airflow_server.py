@@ -192,9 +192,7 @@ class AirflowServer:
         return self._processes[component]
 
     def _airflow(self, name: str, *arguments: str, home: Path | None = None) -> Process:
-        # Another home has a database of its own, wherever this one's is.
-        other = {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": None} if home else {}
-        environment = self.environment() | other
+        environment = self.environment() | ({"AIRFLOW_HOME": str(home)} if home else {})
         return Process(
             [sys.executable, "-c", LAUNCH, *arguments],
             log=self.home / "components" / f"{name}.log",
@@ -233,7 +231,8 @@ class AirflowServer:
                 # Gives 127.0.0.1: no name is looked up to say which host a task ran on.
                 "hostname_callable": "urllib.request.localhost",
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+            # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
+            "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout=60"},
             "api": {
                 "host": LOOPBACK,
                 "port": str(self.port),

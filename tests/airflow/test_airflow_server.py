@@ -1,5 +1,6 @@
 """The real Airflow that the demo and the end-to-end tests stand on, itself tested with a tiny DAG folder."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -292,6 +294,52 @@ def test_another_server_that_took_the_port_meanwhile_is_noticed(tmp_path: Path) 
             impostor.shutdown()
             thread.join()
             impostor.server_close()
+
+
+class BusyDatabase(BaseHTTPRequestHandler):
+    """Airflow's answers while another of its processes writes into SQLite: refused twice, then done."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self._answer(200, {"access_token": "x"}) if self.path == "/auth/token" else self._busy()
+
+    def do_PATCH(self) -> None:
+        self._busy()
+
+    def _busy(self) -> None:
+        self.asked.append(self.command)
+        if self.asked.count(self.command) <= 2:
+            self._answer(500, {"detail": {"reason": "Database error", "statement": "hidden"}})
+        else:
+            self._answer(200, {})
+
+    def _answer(self, status: int, content: object) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_while_sqlite_is_locked_a_pause_is_asked_again_and_a_trigger_is_not() -> None:
+    busy = HTTPServer(("127.0.0.1", 0), BusyDatabase)
+    thread = Thread(target=busy.serve_forever)
+    thread.start()
+    try:
+        with AirflowApi(f"http://127.0.0.1:{busy.server_port}", "admin", "x") as api:
+            api.pause("waits")
+            with pytest.raises(AirflowApiError, match="Database error"):
+                api.call("POST", "/api/v2/dags/waits/dagRuns", {})
+    finally:
+        busy.shutdown()
+        thread.join()
+        busy.server_close()
+    assert BusyDatabase.asked == ["PATCH", "PATCH", "PATCH", "POST"]
 
 
 def test_no_airflow_at_all_is_one_sentence() -> None:

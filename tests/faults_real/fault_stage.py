@@ -3,10 +3,9 @@
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -161,14 +160,9 @@ class FaultStage:
         os.environ.update(environment)  # this process looks at the same ledger with the same eyes
         self.ledger: Ledger = open_desk().ledger
         home = self.folder / "airflow"
-        # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
-        database = home.resolve() / "airflow.db"
-        patient = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=60"}
-        self.airflow = AirflowServer(home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment | patient)
+        self.airflow = AirflowServer(home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment)
         self.airflow.api = AirflowApi(self.airflow.url, self.airflow.user, self.airflow.password, timeout=120)
         self._exit.enter_context(self.airflow)
-        with closing(sqlite3.connect(database, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer no longer wait for each other
         self.airflow.wait_healthy(120, dags=DAGS)
         for dag in DAGS:
             self.airflow.api.pause(dag, False)
