@@ -48,10 +48,11 @@ _BAD_FROM = 25
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One service: its DAG, and the file in which its weights stand."""
+    """One service: its DAG, and the file in which its weights stand. steps: its release file below the head."""
 
     name: str
     folder: Path
+    steps: str
 
     @property
     def dag_id(self) -> str:
@@ -70,7 +71,7 @@ class Rehearsal:
         return float(json.loads(self.weights_file.read_text())["weights"]["green"])
 
     def write_release(self, releases: Path, *, frozen_until: float | None = None) -> None:
-        text = HEAD.format(name=self.name) + RELEASES[self.name]
+        text = HEAD.format(name=self.name) + self.steps
         if frozen_until is not None:
             until = datetime.fromtimestamp(frozen_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             text += f"freeze:\n  - {{from: 2026-01-01T00:00Z, to: {until}, why: stocktaking}}\n"
@@ -98,7 +99,7 @@ class Rehearsal:
 
 
 def rehearsals(folder: Path) -> dict[str, Rehearsal]:
-    return {name: Rehearsal(name, folder) for name in RELEASES}
+    return {name: Rehearsal(name, folder, steps) for name, steps in RELEASES.items()}
 
 
 def begin_all(stage: Stage) -> dict[str, Rehearsal]:

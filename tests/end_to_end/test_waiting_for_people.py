@@ -39,13 +39,15 @@ def open_question(api: AirflowApi, rehearsal: Rehearsal) -> Approval:
     return question
 
 
-def approve_at_a_terminal(stage: Stage, folder: Path, service: str, comment: str) -> None:
-    """With the same patience as ``insist``."""
+def answer_at_a_terminal(stage: Stage, folder: Path, word: str, question: Approval, comment: str) -> str:
+    """``canary approve`` or ``canary reject``, with the same patience as ``insist``; gives what it said."""
+    service = question.dag_id.removeprefix("release_")
     for _ in range(8):
-        code, words = said(canary(stage, folder, "approve", service, "--weight", "100", "--comment", comment))
+        code, words = said(canary(stage, folder, word, service, "--weight", "100", "--comment", comment))
         if "answered 500" not in words:
             break
-    assert (code, "approved" in words) == (0, True), words
+    assert code == 0, words
+    return words
 
 
 def rollout_of(ledger: Ledger, rehearsal: Rehearsal) -> Rollout:
@@ -60,14 +62,15 @@ def answered(ledger: Ledger, rehearsal: Rehearsal, step: int = 1) -> tuple[Answe
 
 
 def test_rejection_takes_the_canary_off_and_the_run_is_red_at_the_question(
-    stage: Stage, ledger: Ledger, begun: dict[str, Rehearsal]
+    stage: Stage, ledger: Ledger, begun: dict[str, Rehearsal], tmp_path: Path
 ) -> None:
     api, rejected = stage.airflow.api, begun["rejected"]
     question = open_question(api, rejected)
     assert question.subject == "rejected v2: 10 % → 100 %?"
     assert "| error\\_rate |" in (question.body or "")
     assert rejected.canary_percent == 10
-    insist(lambda: api.answer(question, "Reject", {"comment": "not on a Friday"}))
+    words = answer_at_a_terminal(stage, tmp_path, "reject", question, "not on a Friday")
+    assert words.strip() == "rejected v2: 10 % → 100 %?  rejected"
     assert api.wait_until_ended(rejected.dag_id, rejected.run_id, PATIENCE).state == "failed"
     assert (rollout_of(ledger, rejected).state, rejected.canary_percent) == (State.ROLLED_BACK, 0)
     assert answered(ledger, rejected) == (Answer.REJECT, "admin")
@@ -86,7 +89,8 @@ def test_approval_raises_the_canary_and_a_return_takes_the_promotion_back(
     assert question.subject == "approved v2: 0 % → 100 %?"
     assert api.run("canary_guardian", "approved-1-before-1").state == "success", "called before anybody is asked"
     assert approved.canary_percent == 0
-    approve_at_a_terminal(stage, tmp_path, "approved", "looks fine")
+    words = answer_at_a_terminal(stage, tmp_path, "approve", question, "looks fine")
+    assert words.strip() == "approved v2: 0 % → 100 %?  approved"
     assert api.wait_until_ended(approved.dag_id, approved.run_id, PATIENCE).state == "success"
     assert (rollout_of(ledger, approved).state, approved.canary_percent) == (State.PROMOTED, 100)
     assert answered(ledger, approved, step=0) == (Answer.APPROVE, "admin")
