@@ -1,7 +1,8 @@
 """A real Airflow that shows our pages, a ledger to fill, and Chromium to look with. All of it started once."""
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import sqlalchemy as sa
 from canary_release.ledger import tables
 from canary_release.ledger.store import Ledger
 from debian import require_tool
-from demo.airflow_server import AirflowServer
+from demo.airflow_server import USER, AirflowServer
 from demo.page_states import PageStates, balancer_connection
+from end_to_end.rehearsed_releases import ASKS, Rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("checkout", "search", "web")
@@ -39,15 +41,21 @@ for service in {SERVICES}:
         )
     globals()[dag.dag_id] = dag
 """
+# Released by the DAGs of their release files, which ask somebody before 100 %.
+RELEASED = ("till", "kiosk")
 
 
 @dataclass(frozen=True)
 class Site:
-    """An Airflow with our pages. balancer: the file in which the load balancer of ``checkout`` keeps its weights."""
+    """An Airflow with our pages. balancer: the file in which the load balancer of ``checkout`` keeps its weights.
+
+    released: the services that this Airflow can really release.
+    """
 
     airflow: AirflowServer
     ledger: Ledger
     balancer: Path
+    released: Mapping[str, Rehearsal]
 
     def refill(self, fill: Callable[[PageStates], object]) -> None:
         """Nothing in the ledger but what ``fill`` writes."""
@@ -62,21 +70,29 @@ class Site:
         return passwords[user]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("pages")
     (folder / "dags").mkdir()
     (folder / "dags" / "pages.py").write_text(DAGS)
+    shutil.copy(ROOT / "dags" / "canary_releases.py", folder / "dags")
+    released = {name: Rehearsal(name, folder, ASKS.replace("TIMEOUT", "10m")) for name in RELEASED}
     url = f"sqlite:///{folder / 'ledger.db'}"
     connection = json.dumps({"conn_type": "generic", "extra": {"sqlalchemy_url": url}})
-    users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"admin:admin,{VIEWER}:viewer"}
-    env = {"AIRFLOW_CONN_CANARY_LEDGER": connection} | users
+    users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{VIEWER}:viewer"}
+    env = {"AIRFLOW_CONN_CANARY_LEDGER": connection, "CANARY_RELEASES": str(folder / "releases")} | users
+    env |= {"AIRFLOW_VAR_CANARY_RELEASE_GROUPS": json.dumps({"people": [USER]})}
     env |= balancer_connection(folder / "balancer.json", "checkout", 5)
+    (folder / "releases").mkdir()
+    for rehearsal in released.values():
+        rehearsal.write_release(folder / "releases")
+        env |= rehearsal.connections()
     server = AirflowServer(folder / "home", dags=folder / "dags", plugins=ROOT / "plugins", extra_env=env)
     with server:
-        server.wait_healthy(120, dags=[f"release_{service}" for service in SERVICES], plugin="canary_release")
+        dags = [f"release_{service}" for service in (*SERVICES, *RELEASED)]
+        server.wait_healthy(120, dags=dags, plugin="canary_release")
         ledger = Ledger.open(url)
-        yield Site(server, ledger, folder / "balancer.json")
+        yield Site(server, ledger, folder / "balancer.json", released)
         ledger.close()
 
 
@@ -129,7 +145,7 @@ OVERFLOW = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
