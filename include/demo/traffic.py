@@ -108,11 +108,12 @@ class Traffic:
             ) as response:
                 await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.recorder.lose(self.now(), why_lost(error))
+            # aiohttp repeats a GET when a kept connection breaks under it; every try without an answer was lost.
+            for _ in range(max(1, attempts.count)):
+                self.recorder.lose(self.now(), why_lost(error))
             return
         now = self.now()
         if attempts.count > 1:
-            # aiohttp repeats a GET when a kept connection breaks under it; the first try was lost all the same.
             self.recorder.lose(now, "reset")
         backend = response.headers.get("X-Backend")
         if backend is None:
