@@ -114,6 +114,11 @@ class Look:
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.wait_for_function(CHARTS_FIT, timeout=20_000)
 
+    def troubles_of_ours(self) -> list[str]:
+        """Without what Airflow answers its own looks at a run that works: on SQLite 500, when its writers collide."""
+        api = f"status of 500 (Internal Server Error) {self.site.airflow.url}/api/v2/"
+        return [trouble for trouble in self.troubles if api not in trouble]
+
     def overflow(self) -> list[str]:
         """What is wider than the place that it has; what scrolls by itself is meant to be."""
         found: list[str] = self.page.evaluate(OVERFLOW)
@@ -167,7 +172,7 @@ def look(chromium: Any, site: Site) -> Iterator[Callable[..., Look]]:
         token = site.airflow.api._token
         context.add_cookies([{"name": "_token", "value": token, "url": site.airflow.url}])
         tab = Look(context.new_page(), site)
-        tab.page.on("console", lambda said: said.type == "error" and tab.troubles.append(f"console: {said.text}"))
+        tab.page.on("console", lambda said: said.type == "error" and tab.troubles.append(_console(said)))
         tab.page.on("pageerror", lambda error: tab.troubles.append(f"script: {error}"))
         tab.page.on("request", lambda request: _note_foreign(tab, request.url))
         return tab
@@ -175,6 +180,10 @@ def look(chromium: Any, site: Site) -> Iterator[Callable[..., Look]]:
     yield open_tab
     for context in opened:
         context.close()
+
+
+def _console(said: Any) -> str:
+    return f"console: {said.text} {said.location.get('url', '')}"
 
 
 def _note_foreign(tab: Look, url: str) -> None:

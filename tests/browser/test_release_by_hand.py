@@ -23,10 +23,11 @@ OpenTab = Callable[..., Look]
 
 @pytest.fixture(scope="module", autouse=True)
 def till(site: Site) -> Rehearsal:
-    """A release that comes to its question while the other story is told; a weight before it would bake for long."""
+    """A release at its question; a weight before it would bake for long. It rests while the other story is told."""
     site.refill(lambda states: None)
-    till = site.released["till"]
-    site.airflow.api.trigger(till.dag_id, till.run_id, conf={"version": "v2", "steps": "100"})
+    api, till = site.airflow.api, site.released["till"]
+    api.trigger(till.dag_id, till.run_id, conf={"version": "v2", "steps": "100"})
+    api.wait_until(till.dag_id, till.run_id, reached("approve_100", "awaiting_input"), PATIENCE, "ask")
     return till
 
 
@@ -64,14 +65,13 @@ def test_airflows_own_form_shows_our_fields_and_starts_the_release(site: Site, l
     (rollout,) = site.ledger.history("kiosk")
     assert (rollout.version, rollout.reason, rollout.started_by) == (given["version"], given["reason"], USER)
     assert [plain(step.weight) for step in plan_of(rollout).weight_steps] == ["100"]
-    assert tab.troubles == []
+    assert tab.troubles_of_ours() == []
 
 
 def test_rejection_on_the_rollouts_page_ends_the_release_before_its_first_weight(
     site: Site, look: OpenTab, till: Rehearsal
 ) -> None:
     api = site.airflow.api
-    api.wait_until(till.dag_id, till.run_id, reached("approve_100", "awaiting_input"), PATIENCE, "ask")
     (rollout,) = site.ledger.history("till")
     asked = question_of(site.ledger, rollout.id, 0)
     assert asked is not None
@@ -90,4 +90,4 @@ def test_rejection_on_the_rollouts_page_ends_the_release_before_its_first_weight
     assert "not on a Friday" in ended.outcome_reason
     assert api.tasks(till.dag_id, till.run_id)["weight_100.shift"].state == "upstream_failed"
     tab.page.wait_for_selector("text=not on a Friday", timeout=20_000)
-    assert tab.troubles == []
+    assert tab.troubles_of_ours() == []
