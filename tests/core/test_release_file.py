@@ -206,6 +206,12 @@ def test_a_thousand_problems_are_cut_to_what_a_person_reads() -> None:
     assert "more problems" in problems[-1]
 
 
+def test_a_value_of_thousands_of_characters_is_told_in_a_line_that_can_be_read() -> None:
+    (line,) = problems_of(SMALL.replace("service: shop", f"service: {'7' * 4000}"))
+    assert line.startswith("shop.yaml:1: service: `777")
+    assert len(line) <= 800
+
+
 def test_a_weight_finer_than_the_balancer_is_refused_in_profiles_too() -> None:
     balancer = "{type: haproxy, connection: lb, backends: [a, b]}"
     text = "\n".join(

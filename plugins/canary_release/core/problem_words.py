@@ -25,6 +25,7 @@ from canary_release.core.strict_yaml import Document, Path
 from canary_release.core.suggest import closest, did_you_mean, listed, shown
 
 _MOST_SHOWN = 50
+_LONGEST_LINE = 800  # characters: other libraries repeat what they could not read, however long it is
 MOST_TRANSLATED = 200  # looking for what was meant is slow, and a hostile file must not cost seconds
 
 # Which model's keys are meant at a place: the nearest of these from the right, else the top of the file.
@@ -62,6 +63,7 @@ class Problem:
 def lines_of(name: str, document: Document, problems: list[Problem]) -> list[str]:
     placed = [(document.line(one.path) if one.line is None else one.line, _key(one.path), one.what) for one in problems]
     lines = [f"{name}:{line}: {key + ': ' if key else ''}{what}" for line, key, what in sorted(dict.fromkeys(placed))]
+    lines = [line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…" for line in lines]
     more = len(lines) - _MOST_SHOWN
     return (
         lines if more <= 0 else [*lines[:_MOST_SHOWN], f"{name}:1: and at least {more} more problems; mend these first"]
