@@ -61,3 +61,10 @@ def test_no_stem_replaces_another_module() -> None:
     twice = {stem for stem in stems if stems.count(stem) > 1}
     assert not twice, f"Airflow registers plugin files under their bare name: {twice} stand twice"
     assert not set(stems) & set(sys.stdlib_module_names), "a stem of the standard library would be replaced"
+
+
+def test_what_a_folder_shares_ends_with_the_folder() -> None:
+    """Without ``__init__.py`` pytest keeps a package's fixture, a whole Airflow or browser, to the very end."""
+    sharing = [each for each in ROOT.glob("tests/**/conftest.py") if 'scope="package"' in each.read_text()]
+    assert sharing
+    assert [each for each in sharing if not each.with_name("__init__.py").exists()] == []
