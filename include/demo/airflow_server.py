@@ -1,4 +1,4 @@
-"""A real Airflow on the loopback for the demo and the tests: four components, SQLite, LocalExecutor, one home folder.
+"""A real Airflow on the loopback for the demo and the tests: four components, LocalExecutor, one home folder.
 
 Everything it listens on is 127.0.0.1, everything it needs to know stands in ``airflow.cfg`` of its home, and whoever
 started it ends it, tasks that outlived their scheduler included.
@@ -54,6 +54,7 @@ class AirflowServer:
 
     dags, plugins: the folders it runs.  extra_env: added to the environment of every component, for example
     ``AIRFLOW_CONN_…``.  port: the API server's and user interface's; a free one when it is not given.
+    database: SQLAlchemy's URL of the database that Airflow has to itself; a SQLite file in the home when not given.
     ``api`` is a client that is logged in as ``user`` (the only one, an admin) with ``password``.
     Use it as a context manager: entering starts it, leaving ends every process of it.
     """
@@ -68,8 +69,10 @@ class AirflowServer:
         plugins: Path,
         extra_env: Mapping[str, str] | None = None,
         port: int | None = None,
+        database: str | None = None,
     ) -> None:
         self.home = home.resolve()
+        self._database = database
         self.dags = dags.resolve()
         self.plugins = plugins.resolve()
         self.port = port or free_ports(1)[0]
@@ -232,7 +235,7 @@ class AirflowServer:
                 "hostname_callable": "urllib.request.localhost",
             },
             # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
-            "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout=60"},
+            "database": {"sql_alchemy_conn": self._database or f"sqlite:///{home / 'airflow.db'}?timeout=60"},
             "api": {
                 "host": LOOPBACK,
                 "port": str(self.port),
@@ -268,6 +271,9 @@ class AirflowServer:
         }
 
     def _make_database(self) -> None:
+        if self._database is not None:
+            self._run_migration(self.home)
+            return
         database = self.home / "airflow.db"
         if database.exists():
             return
@@ -281,11 +287,14 @@ class AirflowServer:
         template.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=template.parent) as scratch:
             (Path(scratch) / "airflow.cfg").write_text("[core]\nload_examples = False\n")
-            with self._airflow("db-migrate", "db", "migrate", home=Path(scratch)) as migration:
-                if migration.wait(180) != 0:
-                    raise AirflowServerError(f"airflow db migrate failed.{migration.tail()}")
+            self._run_migration(Path(scratch))
             # Renamed in one go: two that start at the same time both end up with a whole file.
             os.replace(Path(scratch) / "airflow.db", template)
+
+    def _run_migration(self, home: Path) -> None:
+        with self._airflow("db-migrate", "db", "migrate", home=home) as migration:
+            if migration.wait(180) != 0:
+                raise AirflowServerError(f"airflow db migrate failed.{migration.tail()}")
 
     # --- is it ready
 

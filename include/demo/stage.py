@@ -26,17 +26,24 @@ class Stage:
 
     folder: where logs, the ledger and Airflow's home stand.  rate: requests per second of all clients together.
     releases: the folder of release files that Airflow reads; the repository's own when it is not given.
+    database: see AirflowServer.
     """
 
     def __init__(
-        self, folder: Path, *, rate: float, releases: Path | None = None, airflow_port: int | None = None
+        self,
+        folder: Path,
+        *,
+        rate: float,
+        releases: Path | None = None,
+        airflow_port: int | None = None,
+        database: str | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rate = rate
         self.ledger_url = f"sqlite:///{self.folder / 'ledger.db'}"
         self._exit = ExitStack()
-        self._airflow_port = airflow_port
+        self._airflow_port, self._database = airflow_port, database
         self._releases = releases
 
     def __enter__(self) -> "Stage":
@@ -88,6 +95,7 @@ class Stage:
                 plugins=ROOT / "plugins",
                 extra_env=self.connections(),
                 port=self._airflow_port,
+                database=self._database,
             )
         )
         self.traffic = self._exit.enter_context(TrafficServer(self.folder, self.traefik.url, rate=self.rate))

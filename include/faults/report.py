@@ -41,8 +41,6 @@ FOOT = """
   metrics of now prove that stable fails nine of ten requests and the canary answers. Not proved is not held: metrics
   that cannot be read, or a stable side that died after the last look, end as ever. An abort, a failed verdict and a
   load balancer's own lease do not ask.
-- **Fifty starts** in a real Airflow were asked for one request after the other and let go at once: an API server on
-  SQLite blocks itself when it makes two runs at the same time. On one ledger, SQLite and PostgreSQL, all were at once.
 - **Failing calls.** One hook call of HAProxy is several questions to its socket. With nine of ten failing it is its
   lease that ends the canary, not the rollback.
 - **Out of memory** is a kill, rows 1 and 2.

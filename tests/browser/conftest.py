@@ -16,6 +16,7 @@ from debian import require_tool
 from demo.airflow_server import USER, AirflowServer
 from demo.page_states import PageStates, balancer_connection
 from end_to_end.rehearsed_releases import ASKS, Rehearsal
+from postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("checkout", "search", "web")
@@ -87,8 +88,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for rehearsal in released.values():
         rehearsal.write_release(folder / "releases")
         env |= rehearsal.connections()
-    server = AirflowServer(folder / "home", dags=folder / "dags", plugins=ROOT / "plugins", extra_env=env)
-    with server:
+    plugins = ROOT / "plugins"
+    with (
+        Postgres(folder / "postgres") as postgres,
+        AirflowServer(
+            folder / "home", dags=folder / "dags", plugins=plugins, extra_env=env, database=postgres.url
+        ) as server,
+    ):
         dags = [f"release_{service}" for service in (*SERVICES, *RELEASED)]
         server.wait_healthy(120, dags=dags, plugin="canary_release")
         ledger = Ledger.open(url)
@@ -113,11 +119,6 @@ class Look:
         """Give the window this width, and wait until the charts were drawn for it."""
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.wait_for_function(CHARTS_FIT, timeout=20_000)
-
-    def troubles_of_ours(self) -> list[str]:
-        """Without what Airflow answers its own looks at a run that works: on SQLite 500, when its writers collide."""
-        api = f"status of 500 (Internal Server Error) {self.site.airflow.url}/api/v2/"
-        return [trouble for trouble in self.troubles if api not in trouble]
 
     def overflow(self) -> list[str]:
         """What is wider than the place that it has; what scrolls by itself is meant to be."""

@@ -65,7 +65,7 @@ def test_airflows_own_form_shows_our_fields_and_starts_the_release(site: Site, l
     (rollout,) = site.ledger.history("kiosk")
     assert (rollout.version, rollout.reason, rollout.started_by) == (given["version"], given["reason"], USER)
     assert [plain(step.weight) for step in plan_of(rollout).weight_steps] == ["100"]
-    assert tab.troubles_of_ours() == []
+    assert tab.troubles == []
 
 
 def test_rejection_on_the_rollouts_page_ends_the_release_before_its_first_weight(
@@ -90,4 +90,4 @@ def test_rejection_on_the_rollouts_page_ends_the_release_before_its_first_weight
     assert "not on a Friday" in ended.outcome_reason
     assert api.tasks(till.dag_id, till.run_id)["weight_100.shift"].state == "upstream_failed"
     tab.page.wait_for_selector("text=not on a Friday", timeout=20_000)
-    assert tab.troubles_of_ours() == []
+    assert tab.troubles == []

@@ -6,6 +6,7 @@ import pytest
 
 from demo.stage import DAG_ID, Stage
 from end_to_end.rehearsed_releases import Rehearsal, StageWithPeople, begin_all, rehearsals
+from postgres import Postgres
 
 SHORT = """\
 service: shop
@@ -32,7 +33,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     (releases / "broken.yaml").write_text(SHORT.replace("poll: 1s", "pool: 1s"))
     for rehearsal in rehearsals(folder).values():
         rehearsal.write_release(releases)
-    with StageWithPeople(folder / "run", rate=200, releases=releases) as running:
+    with (
+        Postgres(folder / "postgres") as postgres,
+        StageWithPeople(folder / "run", rate=200, releases=releases, database=postgres.url) as running,
+    ):
         running.airflow.wait_healthy(120, dags=[DAG_ID, "release_broken", "canary_guardian"], plugin="canary_release")
         for dag in (DAG_ID, "release_broken", "canary_guardian", "canary_abort"):
             running.airflow.api.pause(dag, False)

@@ -5,14 +5,12 @@ They run beside each other, so that all their waiting happens at once.
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from canary_release.core.frames import frame_from_windows
 from canary_release.core.values import Counts, Window
-from demo.airflow_api import AirflowApiError
 from demo.airflow_server import USER
 from demo.stage import Stage
 
@@ -106,30 +104,15 @@ def begin_all(stage: Stage) -> dict[str, Rehearsal]:
     """All of them at once; what their tests wait for goes on meanwhile."""
     api, all_of_them = stage.airflow.api, rehearsals(stage.folder)
     for name in ("canary_return", *(rehearsal.dag_id for rehearsal in all_of_them.values())):
-        insist(lambda name=name: api.pause(name, False))  # type: ignore[misc]
+        api.pause(name, False)
     all_of_them["late"].write_release(stage.folder.parent / "releases", frozen_until=time.time() + FROZEN)
     for name, steps in (("approved", "100"), ("rejected", None), ("bad", None)):
         one, conf = all_of_them[name], {"version": "v2", "steps": steps}
-        insist(lambda one=one, conf=conf: api.trigger(one.dag_id, one.run_id, conf=conf))  # type: ignore[misc]
+        api.trigger(one.dag_id, one.run_id, conf=conf)
     (asset,) = api.call("GET", f"/api/v2/assets?name_pattern={ASSET}")["assets"]
     event = {"asset_id": asset["id"], "extra": {"version": "v2"}}
-    insist(lambda: api.call("POST", "/api/v2/assets/events", event))
+    api.call("POST", "/api/v2/assets/events", event)
     return all_of_them
-
-
-def insist(ask: Callable[[], object]) -> None:
-    """Airflow on SQLite answers 500 and does nothing when its writers collide; asking again does nothing twice."""
-    for left in reversed(range(8)):
-        try:
-            ask()
-        except AirflowApiError as error:
-            if error.status == 409:
-                return
-            if error.status != 500 or not left:
-                raise
-            time.sleep(1)
-        else:
-            return
 
 
 class StageWithPeople(Stage):

@@ -34,7 +34,7 @@ FIGURES = (
     Figure("fail real", "Fail verdict to weight 0 read back, real Airflow", "at most one poll + 1 s"),
     Figure("90 % failing", "Rollback while 90 % of the load balancer's calls fail", "all converge, p95 at most 60 s"),
     Figure("50 starts", "50 starts of one service at once, threads on one ledger", "1 begins, 49 refused in words"),
-    Figure("50 triggers", "50 triggered runs of one service let go at once in a real Airflow",
+    Figure("50 triggers", "50 people trigger one service at once in a real Airflow",
            "1 begins, 49 refused in words"),
     Figure("crash cells", "Crash points T0-T7 x outcomes of load balancer, metrics and ledger, 20 s and 150 s long",
            "every cell ends safely"),

@@ -21,8 +21,8 @@ from demo.airflow_api import AirflowApi
 from demo.airflow_server import COMPONENTS, AirflowServer
 from demo.processes import Process
 from faults_real.patience import wait_for
-from faults_real.postgres import Postgres
 from faults_real.store import Store, require_exposed
+from postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARD_PERIOD = 2.0
@@ -160,7 +160,10 @@ class FaultStage:
         os.environ.update(environment)  # this process looks at the same ledger with the same eyes
         self.ledger: Ledger = open_desk().ledger
         home = self.folder / "airflow"
-        self.airflow = AirflowServer(home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment)
+        database = self._exit.enter_context(Postgres(self.folder / "airflow_postgres")).url
+        self.airflow = AirflowServer(
+            home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment, database=database
+        )
         self.airflow.api = AirflowApi(self.airflow.url, self.airflow.user, self.airflow.password, timeout=120)
         self._exit.enter_context(self.airflow)
         self.airflow.wait_healthy(120, dags=DAGS)

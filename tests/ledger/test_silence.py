@@ -10,7 +10,7 @@ from canary_release.core.problems import LedgerError
 from canary_release.ledger import engine
 from canary_release.ledger.store import Ledger
 from canary_release.ledger.ticks import tick
-from faults_real.postgres import Postgres
+from postgres import Postgres
 
 pytestmark = pytest.mark.slow
 

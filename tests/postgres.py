@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the ledger that can be frozen, killed and started again."""
+"""A real PostgreSQL of its own for a ledger or an Airflow, that can be frozen, killed and started again."""
 
 import json
 import logging
