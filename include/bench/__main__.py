@@ -10,8 +10,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from bench.grid import PROFILES, Row, run
-from bench.report import OURS, BenchError, page, read_csv, write_csv
+from bench.grid import Row, run
+from bench.profiles import PROFILES
+from bench.promises import OURS
+from bench.report import BenchError, page, read_csv, write_csv
 from canary_release.core.problems import CanaryError
 
 PUBLISHED_SEED = 20261

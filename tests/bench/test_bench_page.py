@@ -8,8 +8,11 @@ import pytest
 
 from bench.__main__ import main
 from bench.against_peers import beaten_by, delay
-from bench.grid import PROFILES, Cell, Row, Walk, hurt_until, left_unsafely, measured, run
-from bench.report import chance_of_as_many, findings, page, read_csv, refuted, wilson, write_csv
+from bench.chance import chance_of_as_many, refuted, wilson
+from bench.grid import Cell, Row, Walk, hurt_until, left_unsafely, measured, run
+from bench.profiles import PROFILES
+from bench.promises import findings
+from bench.report import page, read_csv, write_csv
 from bench.traffic import CANARY, Plan, Regression, Service, simulate
 
 SMALL = Plan(ladder=(0.1, 0.5), window=60.0, seconds=600.0)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.grid import NOISES, Cell, Ours
+from bench.grid import Cell, Ours
+from bench.profiles import NOISES
 from bench.traffic import Plan, Service, simulate
 from core.simulated import most_by_chance
 

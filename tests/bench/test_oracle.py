@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.oracle import Oracle, bound_seconds, first_crossing
-from bench.report import chance_of_as_many
+from bench.bounds import bound_seconds
+from bench.chance import chance_of_as_many
+from bench.oracle import Oracle, first_crossing
 from bench.traffic import Noise, NoiseKind, Plan, Regression, Service, simulate
 
 ERRORS = Regression(errors=3.0)
