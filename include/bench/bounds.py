@@ -1,5 +1,6 @@
 """The time in which so much information comes in that a test can be certain, whatever the test is."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -39,7 +40,7 @@ def _latency_information(service: Service, weight: FloatArray, stretch: FloatArr
 
 # --- with the service's noise -----------------------------------------------------------------------------------------
 
-_FEW = 80.0  # events a window up to which what clumps hide is added up exactly
+_MOST = 80.0  # events up to which chances are added up one by one
 
 
 def noisy_bound_seconds(service: Service, plan: Plan, regression: Regression, alpha: float = ALPHA) -> float:
@@ -51,13 +52,10 @@ def noisy_bound_seconds(service: Service, plan: Plan, regression: Regression, al
     """
     middle = plan.middle
     times, stretch = regression.error_factor(middle), regression.latency_factor(middle)
+    errors = _error_information(service, plan.weights, times)
     if service.noise.kind is NoiseKind.CLUMPS:
-        errors = (
-            np.array([_clumped(service, plan.window, w, t) for w, t in zip(plan.weights, times, strict=True)])
-            / plan.window
-        )
-    else:
-        errors = _error_information(service, plan.weights, times)
+        usual = service.rate * service.errors * plan.window * plan.weights
+        errors = count_divergence(times * usual, usual, service.noise.clump) / plan.window
     latency = _latency_information(service, plan.weights, stretch)
     since = np.maximum(plan.ends - regression.onset, 0.0)
     total = np.zeros(plan.windows)
@@ -80,24 +78,30 @@ def _left_by_instances(service: Service, information: FloatArray, effect: FloatA
     return np.asarray(information / (1.0 + precision * variance / (1.0 + since / (2.0 * noise.lasting))))
 
 
+def count_divergence(true: FloatArray, suspected: FloatArray, clump: float) -> FloatArray:
+    """Kullback-Leibler divergence of counts with mean ``true`` from ones with mean ``suspected``, element by element.
+
+    Poisson clumps of geometric size, which cannot be told apart; single events when ``clump`` is 1.
+    """
+    if clump <= 1.0:
+        return np.asarray(true * np.log(true / suspected) - true + suspected)
+    return np.array([_clumped(*means, clump) for means in zip(true.tolist(), suspected.tolist(), strict=True)])
+
+
 @lru_cache(maxsize=4096)
-def _clumped(service: Service, window: float, weight: float, times: float) -> float:
-    """Kullback-Leibler divergence of one window's count on the canary, Poisson clumps of geometric size."""
-    mean = service.rate * window * weight * service.errors
-    clumps = mean / service.noise.clump
-    if times * mean > _FEW:  # as if clumps could be told apart: never too little
-        return float(clumps * (times * np.log(times) - times + 1.0))
-    most = int(60 + 10 * times * mean + 12 * service.noise.clump)
-    usual, worse = (_clumped_chances(rate, service.noise.clump, most) for rate in (clumps, times * clumps))
-    return float(np.sum(worse * np.log(np.maximum(worse, 1e-300) / np.maximum(usual, 1e-300))))
+def _clumped(true: float, suspected: float, clump: float) -> float:
+    parts = math.ceil(max(true, suspected) / _MOST)  # as if counted in so many parts: never too little
+    largest = max(true, suspected) / parts
+    most = int(60 + 10 * largest + 12 * clump)
+    as_true, as_suspected = (clumped_chances(mean / parts, clump, most) for mean in (true, suspected))
+    return parts * float(np.sum(as_true * np.log(np.maximum(as_true, 1e-300) / np.maximum(as_suspected, 1e-300))))
 
 
-def _clumped_chances(clumps: float, size: float, most: int) -> FloatArray:
-    """Chances of 0 ... most events: Poisson clumps of geometric size (Panjer's recursion)."""
-    stay = 1.0 - 1.0 / size
-    weighted = np.arange(most + 1) * (1.0 - stay) * stay ** np.maximum(np.arange(most + 1) - 1.0, 0.0)
-    chances = np.zeros(most + 1)
-    chances[0] = np.exp(-clumps)
-    for k in range(1, most + 1):
-        chances[k] = clumps / k * (weighted[1 : k + 1] * chances[k - 1 :: -1]).sum()
-    return chances
+def clumped_chances(mean: float, clump: float, most: int) -> FloatArray:
+    """Chances of 0 ... most events, ``mean`` on average (Polya-Aeppli distribution, by its three-term recursion)."""
+    stay, clumps = 1.0 - 1.0 / clump, mean / clump
+    chances = [math.exp(-clumps), clumps * (1.0 - stay) * math.exp(-clumps)]
+    for k in range(2, most + 1):
+        one, two = clumps * (1.0 - stay) + 2.0 * stay * (k - 1), stay * stay * (k - 2)
+        chances.append(max(0.0, (one * chances[-1] - two * chances[-2]) / k))
+    return np.array(chances)
