@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from bench.best_test import best_miss_share, promotion_seconds
 from bench.bounds import bound_seconds, noisy_bound_seconds
 from bench.oracle import Oracle
 from bench.peers import PEERS, Rule
@@ -32,11 +33,14 @@ from bench.traffic import (
 )
 from canary_release.core.frames import record_from_frame
 from canary_release.core.judge import judge
+from canary_release.core.mixture import PASS_WINDOWS
 from canary_release.core.noise_learning import learn
 from canary_release.core.release import Check, CheckKind, Limit, LimitKind, Release, Step, Target
 from canary_release.core.replay import replay
 
 HARM_BUDGET = 0.25
+UNSAFE = 0.05
+"""Of canaries that are unsafe at the next weight, the share that may be raised early."""
 HISTORY_HOURS = 6.0
 HISTORY_WINDOW = 60.0
 ROLLOUTS_A_HISTORY = 10
@@ -105,6 +109,7 @@ class Row:
     regression until the rollback.  finish: mean seconds until promotion where the judge decides (``early`` cells);
     finished: share promoted.  unsafe: share that left a step early although the next weight was beyond the harm budget.
     bound, noisy_bound: seconds in which the information comes in at all, without and with clumps and instances.
+    least_missed: share that the best test misses.  soonest: mean seconds in which the best promotes a good canary.
     took: seconds of the processor for all rollouts.
     seed: the bench's, from which each cell makes its own.
     """
@@ -123,6 +128,8 @@ class Row:
     unsafe: float = np.nan
     bound: float = np.nan
     noisy_bound: float = np.nan
+    least_missed: float = np.nan
+    soonest: float = np.nan
     took: float = np.nan
     seed: int = 0
 
@@ -215,6 +222,7 @@ def measured(cell: Cell, judge: str, seconds: FloatArray, seen: Rollouts) -> Row
         hurt=float(hurt_until(seen, cell.regression, seconds)[~false].mean()) if (~false).any() else np.nan,
         bound=bound_seconds(cell.service, cell.plan, cell.regression),
         noisy_bound=noisy_bound_seconds(cell.service, cell.plan, cell.regression),
+        least_missed=best_miss_share(cell.service, cell.plan, cell.regression),
     )
 
 
@@ -275,6 +283,7 @@ def walk_all(ours: Ours, rollouts: int) -> Row:
         finish=float(np.mean(promoted)) if promoted else np.nan,
         finished=len(promoted) / rollouts,
         unsafe=float(np.mean([left_unsafely(cell, one) for one in walks])),
+        soonest=promotion_seconds(cell.service, cell.plan, HARM_BUDGET, UNSAFE, PASS_WINDOWS) if good else np.nan,
     )
 
 

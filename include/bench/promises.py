@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from bench.against_peers import beaten_by, delay
 from bench.chance import percent, refuted
-from bench.grid import Row
+from bench.grid import UNSAFE, Row
 
-PROMISED_FALSE, PROMISED_MISSES, PROMISED_UNSAFE, PROMISED_FINISH = 0.01, 0.02, 0.05, 600.0
-TIMES_ORACLE, TIMES_ORACLE_INSTANCES, GRACE = 1.5, 2.5, 60.0
+PROMISED_FALSE, PROMISED_MISSES, PROMISED_UNSAFE, PROMISED_FINISH = 0.01, 0.02, UNSAFE, 600.0
+TIMES_ORACLE, TIMES_ORACLE_INSTANCES, TIMES_BOUND, GRACE = 1.5, 2.5, 1.5, 60.0
 DEADLINES = {
     "errors x20": 60.0,
     "errors x5 from 900 s": 120.0,
@@ -80,7 +80,11 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
         bad[0].judge,
         len(bad),
         f"{100 * missed.missed:.1f} % in {short(missed.cell)}",
-        tuple(f"{short(row.cell)}: {100 * row.missed:.1f} %" for row in bad if row.missed > PROMISED_MISSES),
+        tuple(
+            f"{short(row.cell)}: {100 * row.missed:.1f} %{never_surer(row)}"
+            for row in bad
+            if row.missed > PROMISED_MISSES
+        ),
     )
 
     def allowed(row: Row) -> float:
@@ -103,6 +107,33 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
         words(max(bad, key=over)),
         tuple(words(row) for row in bad if over(row) > 1.0),
     )
+    yield from _against_bound(bad)
+
+
+def _against_bound(bad: Sequence[Row]) -> Iterator[Finding]:
+    """Where noise leaves enough to be certain before the plan's end."""
+    told = [row for row in bad if math.isfinite(row.noisy_bound)]
+    if not told:
+        return
+
+    def allowed(row: Row) -> float:
+        return TIMES_BOUND * row.noisy_bound + GRACE
+
+    def over(row: Row) -> float:
+        return math.inf if math.isnan(row.mean) else row.mean / allowed(row)
+
+    def words(row: Row) -> str:
+        return (
+            f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s (bound with noise {row.noisy_bound:.0f} s)"
+        )
+
+    yield Finding(
+        "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
+        told[0].judge,
+        len(told),
+        words(max(told, key=over)),
+        tuple(words(row) for row in told if over(row) > 1.0),
+    )
 
 
 def took(row: Row) -> str:
@@ -112,6 +143,15 @@ def took(row: Row) -> str:
 def never_faster(row: Row, promised: float) -> str:
     """Where the promise is a mistake."""
     return f"; {IMPOSSIBLE} in less than {beyond(row.noisy_bound)}" if row.noisy_bound > promised else ""
+
+
+def never_surer(row: Row) -> str:
+    missed = f"{100 * row.least_missed:.1f} %"
+    return f"; {IMPOSSIBLE} with less than {missed}" if row.least_missed > PROMISED_MISSES else ""
+
+
+def never_sooner(row: Row) -> str:
+    return f"; {IMPOSSIBLE} in less than {row.soonest:.0f} s" if row.soonest > PROMISED_FINISH else ""
 
 
 def _peers(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding]:
@@ -164,7 +204,11 @@ def _early(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:
             good[0].judge,
             len(good),
             f"{worst.finish:.0f} s ({100 * worst.finished:.0f} % promoted) in {short(worst.cell)}",
-            tuple(f"{short(row.cell)}: {row.finish:.0f} s" for row in good if not row.finish <= PROMISED_FINISH),
+            tuple(
+                f"{short(row.cell)}: {row.finish:.0f} s{never_sooner(row)}"
+                for row in good
+                if not row.finish <= PROMISED_FINISH
+            ),
         )
     if unsafe:
         worst = max(unsafe, key=lambda row: row.unsafe)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.__main__ import main
@@ -100,6 +101,35 @@ def test_promise_that_asks_for_more_than_the_counts_can_tell_is_called_a_mistake
     assert findings([oracle, replace(oracle, judge="ours", mean=500.0, noisy_bound=150.0)])[1].impossible == 0
 
 
+def test_promise_of_fewer_misses_than_the_best_test_has_is_called_a_mistake() -> None:
+    oracle = Row("bad: x; iid", "bad", "oracle", 100, false=0.0, missed=0.0, mean=100.0)
+    ours = replace(oracle, judge="ours", missed=0.4, least_missed=0.083)
+    found = findings([oracle, ours])[0]
+    assert (found.impossible, found.broken) == (
+        1, ("bad: x; iid: 40.0 %; a mistake in the promise, no test can with less than 8.3 %",)
+    )  # fmt: skip
+    assert findings([oracle, replace(ours, least_missed=0.019)])[0].impossible == 0
+
+
+def test_promise_of_a_sooner_promotion_than_the_best_rules_is_called_a_mistake() -> None:
+    early = Row("early: none; iid", "early", "ours", 100, finish=900.0, finished=1.0, unsafe=0.0, soonest=742.0)
+    found = findings([early])[0]
+    assert (found.impossible, found.broken) == (
+        1, ("early: iid: 900 s; a mistake in the promise, no test can in less than 742 s",)
+    )  # fmt: skip
+    assert findings([replace(early, soonest=590.0)])[0].impossible == 0
+    assert "| iid | 100 | 742 s |" in page([early], "by hand")
+
+
+def test_judge_is_measured_against_what_noise_leaves_where_it_leaves_enough() -> None:
+    oracle = Row("bad: x; clumps of 3", "bad", "oracle", 100, false=0.0, missed=0.0, mean=100.0)
+    ours = replace(oracle, judge="ours", mean=661.0, noisy_bound=400.0)
+    found = findings([oracle, ours])[2]
+    assert found.broken == ("bad: x; clumps of 3: 661 s, allowed 660 s (bound with noise 400 s)",)
+    assert findings([oracle, replace(ours, mean=659.0)])[2].broken == ()
+    assert len(findings([oracle, replace(ours, noisy_bound=np.inf)])) == 2
+
+
 def test_only_peers_as_careful_as_the_judge_are_compared_with_it() -> None:
     """Under the same noise and traffic; a miss counts as the rest of the rollout."""
     good = Row("good: none; iid; 50/s; x", "good", "kayenta", 100, false=0.0)
@@ -182,3 +212,16 @@ def test_table_of_something_else_is_an_error_and_no_traceback(
     other.write_text("a,b\n1,2\n")
     assert main(["--csv", str(other)]) == 2
     assert "not a table of this bench" in capsys.readouterr().err
+
+
+def test_rows_of_an_older_bench_are_an_error_that_says_what_they_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older.csv"
+    write_csv([Row("good: none", "good", "ours", 100, false=0.0)], older)
+    pd.read_csv(older).drop(columns=["least_missed", "soonest"]).to_csv(older, index=False)
+    assert main(["--csv", str(older)]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"bench: {older}: made by an older bench, without least_missed and soonest; remove it or name another file.\n"
+    )
