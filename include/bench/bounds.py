@@ -13,7 +13,7 @@ def bound_seconds(service: Service, plan: Plan, regression: Regression, alpha: f
     """Seconds after the onset in which log(1/alpha) of information comes in, on average and without noise.
 
     The mean time that a sequential test of these counts needs at least, if it hardly ever misses (Wald 1947); for
-    errors, given how many there are. Infinite when the plan ends before.
+    errors, given how many there are; for latency, by the edge nearest p95 alone. Infinite when the plan ends before.
     """
     step = 1.0
     middle = np.arange(0.5 * step, plan.seconds, step)

@@ -23,11 +23,12 @@ scrape, a query or a load balancer. The *oracle* knows the true effect, its onse
 real judge can. It ignores clumps and instance noise, which makes it faster there than a valid test could be. *bound* is
 the time in which log(1/0.01) of information comes in, on average, without any noise; *with noise* the time in which as
 much is left of it by clumps and instances (`include/bench/bounds.py`): no test of these counts that keeps 1 % false
-rollbacks and misses nothing is faster on average, whatever it does. *least missed* is the share that even the best test
-misses, which knows the effect, its onset and how large and lasting the noise is, and weighs all of a rollout at once:
-noise can look like this effect, or hide it, so often (`include/bench/best_test.py`). *soonest* is the mean time in
-which the best rule promotes a good canary when it may leave a step early in 5 % of canaries with just too many errors
-for the next weight, after two windows at the least; whatever it has not left by then ends with its bake.
+rollbacks and misses nothing is faster on average, whatever it does. For latency both look, like the oracle, only at the
+edge nearest p95; a test that takes all buckets as signs of one stretch can be faster. *least missed* is the share that
+even the best test misses, which knows the effect, its onset and how large and lasting the noise is, and weighs all of a
+rollout at once: noise can look like this effect, or hide it, so often (`include/bench/best_test.py`). *soonest* is the
+mean time in which the best rule promotes a good canary when it may leave a step early in 5 % of canaries with just too
+many errors for the next weight, after two windows at the least; whatever it has not left by then ends with its bake.
 
 Each rollout lasts 40 minutes. A false rollback is one of a canary that is the same as stable; in brackets, the 95 %
 interval of the simulation's own sampling error (Wilson). Times are seconds after the onset: mean of the caught / 95th
