@@ -87,10 +87,18 @@ def clump_cumulant(v: FloatArray, stickiness: FloatArray) -> FloatArray:
     return (1.0 - stickiness) * (v - 1.0) / (1.0 - stickiness * v)
 
 
-def log_normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray) -> FloatArray:
-    """ln(lambda): what one event costs, given that it falls to side a with chance rho0 and sticks with chance r."""
-    b = stickiness * (1.0 + u) + (1.0 - stickiness) * (1.0 + rho0 * (u - 1.0))
-    return np.log(0.5 * (b + np.sqrt(np.maximum(b * b - 4.0 * stickiness * u, 0.0))))
+def normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray) -> FloatArray:
+    """lambda: what one event costs, given that it falls to side a with chance rho0 and sticks with chance r."""
+    loose = 1.0 - stickiness
+    b = u * (stickiness + loose * rho0)
+    b += stickiness + loose * (1.0 - rho0)
+    root = b * b
+    root -= 4.0 * stickiness * u
+    np.maximum(root, 0.0, out=root)
+    np.sqrt(root, out=root)
+    root += b
+    root *= 0.5
+    return root
 
 
 def best_tilt(ratio: FloatArray, stickiness: FloatArray) -> FloatArray:
@@ -117,26 +125,43 @@ def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray
     rho theta (q_a/(theta p + delta) - 1) + (1 - rho)(q_b/p - 1) = 0. It steers power, never validity.
     """
     stickiness = ((phi - 1.0) / (phi + 1.0))[..., None]
+    of_a, of_b = _against_nearest(null, factors)
+    found = of_a / of_b
+    if not stickiness.any():
+        return found
+    # The difference of two best_tilt, with one logarithm less.
+    loose = 1.0 - stickiness
+    for of in (of_a, of_b):
+        of *= 4.0 * stickiness
+        of += loose * loose
+        np.sqrt(of, out=of)
+        of += loose
+    of_b /= of_a
+    of_b *= of_b
+    found *= of_b
+    return found
+
+
+def _against_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Both sides' rates under each alternative, in parts of what they are under the nearest null, (W, C, J)."""
     rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
     if not null.delta.any():
         rho0 = rho * theta / (1.0 - rho + rho * theta)
         of_b = 1.0 / (1.0 - rho0 + rho0 * factors)
-        of_a = factors * of_b
-    else:
-        q_b = null.rate[..., None]
-        q_a = factors * (theta * q_b + delta)
-        total = rho * theta + 1.0 - rho
-        linear = total * delta - rho * theta * q_a - (1.0 - rho) * q_b * theta
-        root = np.sqrt(linear * linear + 4.0 * total * theta * (1.0 - rho) * q_b * delta)
-        nearest = np.maximum((root - linear) / (2.0 * total * theta), 1e-12)
-        of_a, of_b = q_a / (theta * nearest + delta), q_b / nearest
-    if not stickiness.any():
-        return of_a / of_b
-    # The difference of two best_tilt, with one logarithm less.
-    loose = 1.0 - stickiness
-    root_a, root_b = (np.sqrt(loose * loose + (4.0 * stickiness) * of) for of in (of_a, of_b))
-    ratio = (loose + root_b) / (loose + root_a)
-    return of_a / of_b * (ratio * ratio)
+        return factors * of_b, of_b
+    q_b = null.rate[..., None]
+    least, total = theta * q_b + delta, rho * theta + 1.0 - rho
+    linear = factors * (rho * theta * least)
+    linear += (1.0 - rho) * q_b * theta - total * delta
+    nearest = linear * linear
+    nearest += 4.0 * total * theta * (1.0 - rho) * q_b * delta
+    np.sqrt(nearest, out=nearest)
+    nearest += linear
+    nearest /= 2.0 * total * theta
+    np.maximum(nearest, 1e-12, out=nearest)
+    of_a = np.multiply(factors, least, out=linear)
+    of_a /= theta * nearest + delta
+    return of_a, np.divide(q_b, nearest, out=nearest)
 
 
 def comparison_log_evidence(
@@ -150,11 +175,12 @@ def comparison_log_evidence(
     rho = null.rho
     rho0 = rho * null.theta / (1.0 - rho + rho * null.theta)
     u = np.exp(tilt) if u is None else u
-    cost = log_normaliser(u, rho0[..., None], stickiness)
-    evidence = tilt * null.a_events[..., None] - (null.a_events + null.b_events)[..., None] * cost
+    each = normaliser(u, rho0[..., None], stickiness)
+    evidence = np.log(each)
+    evidence *= -(null.a_events + null.b_events)[..., None]
+    evidence += tilt * null.a_events[..., None]
     if null.delta.any():
-        allowance = (null.a_of * null.delta)[..., None]
-        evidence -= allowance * clump_cumulant(u * np.exp(-cost), stickiness)
+        evidence -= (null.a_of * null.delta)[..., None] * clump_cumulant(u / each, stickiness)
     return np.where(null.informative[..., None], evidence, 0.0)
 
 

@@ -6,6 +6,7 @@ has the variance and the autocorrelation of that process exactly. Shapes: W wind
 front of them the null; NODES places at which a likelihood is given.
 """
 
+from collections.abc import Iterator
 from math import comb
 
 import numpy as np
@@ -23,7 +24,7 @@ STATIONARY = np.array([comb(_FLIPS, place) for place in range(PLACES)]) / 2.0**_
 SPACING = float(POSITIONS[1] - POSITIONS[0])
 NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(4)[::-1] + 0.5) / 4)  # Chebyshev: cubics through them stay close
 _LARGEST = 1e250
-_LONGEST = 8  # windows taken at a time between two looks at the cap, so few that nothing becomes nought
+_LONGEST = 8  # windows taken at a time, so few that nothing becomes nought
 _MOST = 60.0  # of a log likelihood ratio in one window, before the cap
 
 
@@ -80,22 +81,21 @@ class Filtered:
         state, ratio = self._state, self._ratio
         if state is None:
             state, ratio = steps.fresh, np.zeros(likelihood.shape[1])
-        ratios, at, length = np.empty(persistence.shape), 0, 1
+        ratios, at, capped = np.empty(persistence.shape), 0, False
         while at < len(stakes):
-            rows = slice(at, min(at + length, len(stakes)))
-            found, most = steps.take(state, ratio, rows)
-            over = ~(found <= most)
-            capped = bool(over.any())
-            last = int(np.argmax(over.any(axis=1))) if capped else len(found) - 1
-            ratios[at : at + last + 1] = found[: last + 1]
-            at += last
-            state = steps.states[at]
-            if capped:
-                ratios[at] = np.minimum(found[last], most[last])
-                state[1:] *= np.where(over[last], ratios[at] / found[last], 1.0)[:, None]
-            ratio = ratios[at]
+            rows = slice(at, min(at + _LONGEST, len(stakes)))
+            found, over = (steps.take_capped if capped else steps.take)(state, ratio, rows)
+            if over.any() and not capped:  # what comes after the first of these rows has to be taken again
+                capped = True
+                found = found[: int(np.argmax(over.any(axis=1)))]
+                if not len(found):
+                    continue
+            else:
+                capped = bool(over.any())
+            ratios[at : at + len(found)] = found
+            at += len(found)
+            state, ratio = steps.states[at - 1], found[-1]
             state = np.ldexp(state, -np.frexp(state[0].sum(axis=-1))[1][:, None])
-            at, length = at + 1, 1 if capped else min(2 * length, _LONGEST)
         self._state, self._ratio = state, ratio
         return ratios
 
@@ -113,15 +113,46 @@ class _Steps:
         self.fresh = np.zeros(self._chances.shape[1:])  # nothing known yet, nothing staked
         self.fresh[0] = STATIONARY
 
-    def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, FloatArray]:
-        """Sum M_j after each window, and what the cap allows, both (W, C); the states are kept."""
+    def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
+        """Sum M_j after each window and where that is beyond the cap, both (W, C); the states are kept."""
+        sums = np.empty((rows.stop - rows.start, *state.shape[:2]))
+        for at, flat in enumerate(self._moved(state, rows)):
+            np.dot(flat, _ONES, out=sums[at].reshape(-1))
+        found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
+        before = np.concatenate((ratio[None], found[:-1]))
+        before[self._forget[rows]] = 0.0
+        return found, ~(found <= np.minimum(_CAPPED * (before + self._stakes[rows][:, None]), _LARGEST))
+
+    def take_capped(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
+        """The same with every window held to the cap before the next one comes."""
+        kinds, columns = state.shape[:2]
+        found, over = np.empty((rows.stop - rows.start, columns)), np.zeros((rows.stop - rows.start, columns), bool)
+        sums, most = np.empty((kinds, columns)), np.empty(columns)
+        allowed = zip(self._stakes[rows].tolist(), self._forget[rows].tolist(), strict=True)
+        steps = zip(self._moved(state, rows), allowed, found, over, strict=True)
+        for at, (flat, (stake, forget), total, beyond) in enumerate(steps, start=rows.start):
+            np.dot(flat, _ONES, out=sums.reshape(-1))
+            np.add.reduce(sums[1:], axis=0, out=total)
+            total /= sums[0]
+            np.multiply(_CAPPED, stake if forget else ratio + stake, out=most)
+            np.minimum(most, _LARGEST, out=most)
+            np.less_equal(total, most, out=beyond)
+            np.logical_not(beyond, out=beyond)
+            if beyond.any():
+                capped = np.minimum(total, most)
+                self.states[at, 1:] *= np.where(beyond, capped / total, 1.0)[:, None]
+                total[:] = capped
+            ratio = total
+        return found, over
+
+    def _moved(self, state: FloatArray, rows: slice) -> Iterator[FloatArray]:
+        """The states after each window, flat; what is done to one is what the next goes on from."""
         kinds, columns = state.shape[:2]
         started, flat = np.empty((kinds, columns * PLACES)), state.reshape(-1, PLACES)
         fresh, moved_from = self.fresh.reshape(-1, PLACES), started.reshape(-1, PLACES)
-        sums = np.empty((rows.stop - rows.start, kinds, columns))
         each = (self._stakes[rows] / (kinds - 1)).tolist()
-        steps = zip(each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], sums, strict=True)
-        for at, (stake, forget, target, chances, total) in enumerate(steps, start=rows.start):
+        steps = zip(each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], strict=True)
+        for at, (stake, forget, target, chances) in enumerate(steps, start=rows.start):
             flat = fresh if forget else flat
             if stake:
                 alike = flat.reshape(kinds, -1)
@@ -130,12 +161,8 @@ class _Steps:
                 flat = moved_from
             self._urn.move(flat, at, target)
             np.multiply(target, chances, out=target)
-            np.dot(target, _ONES, out=total.reshape(-1))
+            yield target
             flat = target
-        found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
-        before = np.concatenate((ratio[None], found[:-1]))
-        before[self._forget[rows]] = 0.0
-        return found, np.minimum(_CAPPED * (before + self._stakes[rows][:, None]), _LARGEST)
 
 
 class _Urn:
