@@ -23,6 +23,7 @@ RELATIVE = Check("relative", CheckKind.PROPORTION, max_change=TENTH)
 CALM = Noise(1.0, 0.0)
 PLAIN_ERRORS = Check("error_rate", CheckKind.PROPORTION)
 HARMLESS = Regression()
+SLOWLY = Plan()
 
 
 def clumps(mean: float) -> TrafficNoise:
@@ -109,10 +110,14 @@ def test_harm_is_found_in_time_and_never_missed(traffic: Traffic, mean: float, n
 
 
 def learned_rollouts(
-    service: Service, number: int, seed: int, harm: Regression = HARMLESS, tolerance: Check = PLAIN_ERRORS
+    service: Service,
+    number: int,
+    seed: int,
+    harm: Regression = HARMLESS,
+    tolerance: Check = PLAIN_ERRORS,
+    plan: Plan = SLOWLY,
 ) -> list[Judgements]:
-    """Rollouts of a service with 30-second windows, each judged with what three hours of its instances had taught."""
-    plan = Plan()
+    """Rollouts of a service, by itself with 30-second windows, judged with what three hours of its instances taught."""
     release = release_of(tolerance, LATENCY, plan=(*plan.ladder, 1.0))
     known = [learn(release, history(service, 3.0, plan.window, seed * 100 + at)) for at in range(4)]
     seen = simulate(service, plan, harm, number, seed)
@@ -139,6 +144,27 @@ def test_errors_times_five_in_mid_rollout_are_found_although_the_service_is_nois
     seconds = [float("inf") if said.crossed is None else 30.0 * (said.crossed + 1) - 1200.0 for said in found]
     assert min(seconds) > 0
     assert np.mean(seconds) <= 135, "2.5 times what a judge that knows everything needs, and a minute"
+
+
+def singles_and_clumps(rng: np.random.Generator, of: np.ndarray, chance: np.ndarray, clump: float) -> np.ndarray:
+    """Four single errors for each clump of ten on average."""
+    single, large = (rng.poisson(of * chance * share / 2.8) for share in (0.8, 0.2))
+    return np.minimum(single + large + np.where(large > 0, rng.negative_binomial(np.maximum(large, 1), 0.1), 0), of)
+
+
+def test_single_errors_among_large_clumps_roll_no_good_canary_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their Fano factor alone tells of far fewer, larger clumps than there are."""
+    monkeypatch.setattr("bench.traffic.failures", singles_and_clumps)
+    number = 200
+    found = learned_rollouts(Service(noise=clumps(3.0)), number, 7, plan=Plan(window=10.0))
+    assert sum(said.crossed is not None for said in found) <= most_by_chance(number, ALPHA)
+
+
+def test_errors_times_twenty_in_few_large_clumps_are_found_within_the_first_step() -> None:
+    """At 50 requests a second and 1 % of them: one clump of six errors in three windows, and nothing in the others."""
+    found = learned_rollouts(Service(rate=50.0, noise=clumps(6.0)), 30, 37, Regression(errors=20.0))
+    seconds = [float("inf") if said.crossed is None else 30.0 * (said.crossed + 1) for said in found]
+    assert np.mean(seconds) <= 750, "and no judge could in less than 330 s"
 
 
 def test_good_canary_of_a_busy_service_that_is_known_is_through_in_ten_minutes() -> None:

@@ -125,7 +125,7 @@ def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray
     rho theta (q_a/(theta p + delta) - 1) + (1 - rho)(q_b/p - 1) = 0. It steers power, never validity.
     """
     stickiness = ((phi - 1.0) / (phi + 1.0))[..., None]
-    of_a, of_b = _against_nearest(null, factors)
+    of_a, of_b = against_nearest(null, factors)
     found = of_a / of_b
     if not stickiness.any():
         return found
@@ -142,7 +142,7 @@ def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray
     return found
 
 
-def _against_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
+def against_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Both sides' rates under each alternative, in parts of what they are under the nearest null, (W, C, J)."""
     rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
     if not null.delta.any():
@@ -182,37 +182,6 @@ def comparison_log_evidence(
     if null.delta.any():
         evidence -= (null.a_of * null.delta)[..., None] * clump_cumulant(u / each, stickiness)
     return np.where(null.informative[..., None], evidence, 0.0)
-
-
-def burst_log_evidence(null: Comparison, factors: FloatArray, phi: FloatArray, least_phi: FloatArray) -> FloatArray:
-    """Evidence that counts a window with any events of side a once, however large the clump, (W, C, J); factors > 1.
-
-    l = ln(f) [x_a > 0] + x_b ln(v) - n_a delta (1 - q)(f - 1),  v = (1 - r - k)/(1 - r - k r),
-    k = theta rho/(1 - rho) (1 - q)(f - 1): clumps of any size begin as a Poisson process, so that the mean of
-    f^[x_a > 0] is at most exp(clumps (f - 1)), and K(v) = -k takes it back with side b's events at every rate. q is the
-    stickiness of the least, r that of the largest clumps there may be. -inf where no v does.
-    """
-    stickiness, loose = ((phi - 1.0) / (phi + 1.0))[..., None], (2.0 / (least_phi + 1.0))[..., None]
-    rho, theta = null.rho[..., None], null.theta[..., None]
-    cost = theta * rho / np.maximum(1.0 - rho, 1e-12) * loose * (factors - 1.0)
-    possible = (cost < 0.9 * (1.0 - stickiness)) & null.informative[..., None]
-    cost = np.where(possible, cost, 0.0)
-    of_b = np.log((1.0 - stickiness - cost) / (1.0 - stickiness - cost * stickiness))
-    allowance = (null.a_of * null.delta)[..., None] * loose * (factors - 1.0)
-    evidence = np.log(factors) * (null.a_events > 0)[..., None] + null.b_events[..., None] * of_b - allowance
-    return np.where(possible, evidence, -np.inf)
-
-
-def bursts_say_more(
-    null: Comparison, factors: FloatArray, tilt: FloatArray, phi: FloatArray, least_phi: FloatArray
-) -> BoolArray:
-    """Where bursts are expected to say more about harm by these factors than the events themselves, (W, C, J)."""
-    stickiness, loose = ((phi - 1.0) / (phi + 1.0))[..., None], (2.0 / (least_phi + 1.0))[..., None]
-    expected = (null.a_of * (null.theta * null.rate + null.delta))[..., None]
-    of_bursts = -np.expm1(-expected * (1.0 - stickiness) * factors) * np.log(factors)
-    of_bursts -= expected * loose * (factors - 1.0)
-    of_events = expected * (factors * tilt - clump_cumulant(np.exp(tilt), stickiness))
-    return np.asarray(of_bursts > of_events)
 
 
 def limit_log_evidence(

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from canary_release.core.clump_evidence import clump_log_evidence, clumps_say_more
 from canary_release.core.error_evidence import (
     CAP,
     HARM_FACTORS,
     Comparison,
-    burst_log_evidence,
-    bursts_say_more,
     comparison_log_evidence,
     limit_log_evidence,
     limit_tilts,
@@ -152,26 +151,26 @@ def harm_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
     tilt = np.log(u)
     single = comparison_log_evidence(null, tilt, par.phi, u).reshape(shape)
     if (par.least_phi > FEWEST_CLUMPED).any():
-        _count_bursts(single, null, factors.reshape(shape), tilt.reshape(shape), par, scene)
+        _count_clumps(single, null, factors.reshape(shape), tilt.reshape(shape), par, scene)
     return _softened(single, arms, par, scene)
 
 
-def _count_bursts(
+def _count_clumps(
     single: FloatArray, null: Comparison, factors: FloatArray, tilt: FloatArray, par: Parameters, scene: Scene
 ) -> None:
-    """Where it says more, evidence of harm is read from windows with any events, in place; (W, C, 1 + J, nodes).
+    """Where windows have so few clumps that it says more, harm is read from those, in place; (W, C, 1 + J, nodes).
 
     Only in windows so long that a clump of retries seldom lasts for several.
     """
     middle = tilt[:, :, 1:].mean(axis=-1)
-    better = bursts_say_more(null, HARM_FACTORS, middle, par.phi, par.least_phi)
+    better = clumps_say_more(null, HARM_FACTORS, middle, par.phi, par.least_phi)
     better &= (scene.time.seconds >= LONGEST_CLUMP)[:, None, None]
     if not better.any():
         return
-    harms = factors[:, :, 1:].reshape(*null.rate.shape, -1)
-    bursts = burst_log_evidence(null, np.maximum(harms, 1.0), par.phi, par.least_phi).reshape(factors[:, :, 1:].shape)
-    better &= np.isfinite(bursts).all(axis=-1)
-    single[:, :, 1:] = np.where(better[..., None], bursts, single[:, :, 1:])
+    harms = factors[:, :, 1:]
+    clumps = clump_log_evidence(null, harms.reshape(*null.rate.shape, -1), par.phi, par.least_phi).reshape(harms.shape)
+    better &= np.isfinite(clumps).all(axis=-1)
+    single[:, :, 1:] = np.where(better[..., None], clumps, single[:, :, 1:])
 
 
 def odds_likelihoods(arms: Arms, odds_ratio: FloatArray, known: BoolArray, par: Parameters, scene: Scene) -> FloatArray:
