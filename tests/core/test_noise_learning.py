@@ -56,6 +56,13 @@ def test_instances_that_wander_for_ten_minutes_are_learned_as_such() -> None:
         assert found.phi < 2.0, "slow noise is no clump"
 
 
+def test_few_large_clumps_are_not_taken_for_instances_that_wander() -> None:
+    """They make squares so uneven that a difference of two usual standard errors is nothing."""
+    service = Service(rate=50.0, noise=TrafficNoise(NoiseKind.CLUMPS, clump=6.0))
+    found = [learn(RELEASE, history(service, 6.0, 60.0, seed)).checks["error_rate"].wander for seed in range(12)]
+    assert np.mean(found) < 0.33
+
+
 def test_report_survives_json() -> None:
     found = learned(PODS)
     assert NoiseReport.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found

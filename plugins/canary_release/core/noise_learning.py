@@ -252,12 +252,18 @@ def _wander(
         upper = max(found, 0.0) + 2.0 * doubt * max(squares, chance) / base
         if not sure and upper < deviation2:
             deviation2 = upper
+        doubt = max(doubt, _doubt(cells[0] ** 2))  # few large clumps are not to be taken for it
         sure = sure or 2.0 * doubt * max(squares, chance) / base <= max(found, 0.01)
         length *= 2
     tau2 = SAFETY * max(largest, 0.0)
     # Slow noise is seen only a few times, however many windows there are.
     seen = max(residual.size * deviation2 / max(tau2, 1e-12), 2.0)
     return tau2, float(np.sqrt(min(deviation2 * (1.0 + np.sqrt(2.0 / min(seen, residual.size))), 4.0)))
+
+
+def _doubt(squares: FloatArray) -> float:
+    """Relative standard error of their mean as they show it: few large clumps make it more than normal noise would."""
+    return float(squares.std() / max(float(squares.mean()) * np.sqrt(squares.size), 1e-300))
 
 
 def _blocks(values: FloatArray, length: int) -> FloatArray:
