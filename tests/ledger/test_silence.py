@@ -22,7 +22,7 @@ CONNECT = 3.0  # a new connection is tried once the old one was cut
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Postgres]]:
     """An open ledger whose server stands still."""
     monkeypatch.setattr(engine, "SILENT_SECONDS", SILENT)
-    with Postgres(tmp_path / "postgres") as server:
+    with Postgres() as server:
         ledger = Ledger.open(server.url)
         ledger.history()
         server.freeze()
