@@ -43,7 +43,7 @@ pictures: setup  ## take the pictures of the pages in docs/pictures anew
 bench-pages: setup  ## how long the pages take with 300 services and 10,000 past rollouts, on SQLite and PostgreSQL
 	@$(PY) -m pytest -q -s -m figures tests/ui
 
-test-faults: setup  ## kill, stop and cut off real processes; about 40 minutes; writes docs/faults.md
+test-faults: setup  ## kill, stop and cut off real processes; about 25 minutes; writes docs/faults.md
 	@CANARY_FAULT_RESULTS=$(CURDIR)/.fault-results.json $(PY) -m pytest -m "faults or not faults" tests/faults tests/faults_real tests/security/test_generated_input.py tests/security/test_conf_is_data.py tests/ledger/test_ledger.py tests/ui/test_every_route.py
 	@$(PY) include/faults/report.py .fault-results.json docs/faults.md
 
