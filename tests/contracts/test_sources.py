@@ -170,8 +170,9 @@ def scrape() -> ScrapeSource:
     return ScrapeSource("traefik_contract_metrics", STABLE, CANARY, ScrapeSource.Options())
 
 
-def prometheus() -> PrometheusSource:
-    return PrometheusSource("store_contract", STABLE, CANARY, PrometheusSource.Options(delay="0s"))
+def prometheus(**options: str) -> PrometheusSource:
+    given = PrometheusSource.Options.model_validate({"delay": "0s", **options})
+    return PrometheusSource("store_contract", STABLE, CANARY, given)
 
 
 @pytest.fixture(autouse=True)
@@ -492,6 +493,11 @@ def test_a_store_remembers_the_minutes_before(stored_shop: StoredShop, monkeypat
     # The last second is only told once it is over.
     wait_until(lambda: remembered().total() == 100, "the history has all requests")
     assert remembered() == {"stable": 90, "canary": 10}
+    # Traefik knows no instances of a service; a label that splits its series in two is told apart as one that does.
+    apart = prometheus(instance_label="method").history_of_instances(began, time())
+    assert {name for moment in apart for name in moment} == {"GET"}
+    of_get = sum((counted(moment["GET"]) for moment in apart if "GET" in moment), Counter[str]())
+    assert of_get == {"stable": 90, "canary": 10}
 
 
 def test_a_record_is_over_after_its_last_window_and_stays_over(request: pytest.FixtureRequest) -> None:

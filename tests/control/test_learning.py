@@ -22,7 +22,7 @@ from canary_release.core.backtest import PROMOTED, ROLLED_BACK
 from canary_release.core.frames import frame_from_windows, windows_from_frame
 from canary_release.core.judge import judge
 from canary_release.core.problems import FrameError, MetricSourceError, UnitError
-from canary_release.core.values import Window
+from canary_release.core.values import Counts, Window
 from canary_release.ledger.store import Ledger
 from control.test_rollout import release
 from control.world import BLUE, GREEN, World, WorldMetrics, a_release
@@ -132,6 +132,49 @@ def test_history_that_cannot_be_read_does_not_stop_the_start(remembering: World)
 def test_start_that_is_run_again_learns_nothing_new(remembering: World) -> None:
     remembering.start("v2")
     assert remembering.start("v2").learned is None
+
+
+class TellingInstancesApart(RememberingMetrics):
+    """A store that also knows three instances, of which each wanders by itself; two of them came to another side."""
+
+    instances = 3
+    swapped = False
+
+    def history_of_instances(self, start: float, end: float) -> list[dict[str, Window]]:
+        rng = np.random.default_rng(4)
+        moments: list[dict[str, Window]] = []
+        wander = np.zeros(self.instances)
+        for minute in range(240):
+            wander = 0.9 * wander + rng.normal(0.0, 0.3 * (1 - 0.9**2) ** 0.5, self.instances)
+            moment = {}
+            for name, own in enumerate(wander):
+                requests = int(rng.poisson(20_000))
+                counts = Counts(requests, errors=int(rng.binomial(requests, 0.005 * np.exp(own))), instances=1)
+                sides = (None, counts) if self.swapped else (counts, None)
+                moment[f"pod-{name}"] = Window(start + 60.0 * minute, start + 60.0 * (minute + 1), *sides)
+            moments.append(moment)
+        moments[100]["pod-0"] = replace(moments[100]["pod-0"], start=start)  # it was away
+        return moments
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_source_that_tells_instances_apart_teaches_how_far_each_wanders(remembering: World, swapped: bool) -> None:
+    source = remembering.metrics = TellingInstancesApart(remembering.clock, remembering.balancer)
+    source.swapped = swapped
+    found = learned(remembering)
+    assert found.sentences[0] == "from 4.0 h of history of 3 instances from the metric source"
+    assert found.noise is not None
+    noise = found.noise.checks["error_rate"]
+    assert 0.2 < noise.wander < 0.5, "0.3 it was"
+    assert not any("cannot be seen" in sentence for sentence in found.sentences)
+    assert found.traffic is not None
+    assert found.traffic.rate == pytest.approx(1000, rel=0.02)
+
+
+def test_source_with_a_single_instance_teaches_what_the_service_as_a_whole_does(remembering: World) -> None:
+    source = remembering.metrics = TellingInstancesApart(remembering.clock, remembering.balancer)
+    source.instances = 1
+    assert learned(remembering).sentences[0] == "from 33 min of history of the metric source"
 
 
 def test_history_hands_on_the_side_that_had_the_traffic() -> None:

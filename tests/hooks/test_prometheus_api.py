@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from canary_release.core.ports import RemembersHistory
+from canary_release.core.ports import RemembersHistory, RemembersInstances
 from canary_release.core.problems import MetricSourceError
 from canary_release.core.values import Counts, Cursor, Window
 from canary_release.hooks import prometheus_api
@@ -300,6 +300,32 @@ def test_history_is_windows_of_a_minute_with_the_resets_broken(store: Store) -> 
     sound = [window for window in windows if window.broken is None]
     assert len(sound) == 23
     assert all(window.stable == Counts(60, 0, (60, 0, 0)) for window in sound)
+
+
+def test_history_of_instances_has_a_window_for_each_and_breaks_only_the_one_that_was_reset(store: Store) -> None:
+    for count in range(0, 60):
+        other = count if count < 30 else count - 30
+        store.scrape(
+            requests("old", "200", 10 * count, pod="a"),
+            requests("old", "500", count, pod="a"),
+            requests("old", "200", 20 * other, pod="b"),
+        )
+    source = store.source(instance_label="pod")
+    assert isinstance(source, RemembersInstances)
+    moments = source.history_of_instances(START + SCRAPE, store.now)
+    assert len(moments) == 9
+    assert [set(moment) for moment in moments] == [{"a", "b"}] * 9
+    assert all(moment["a"].stable == Counts(66, 6, instances=1) for moment in moments)
+    assert [moment["b"].stable for moment in moments].count(Counts(120, instances=1)) == 8
+    assert sum(moment["b"].broken is not None for moment in moments) == 1
+    together = source.history(START + SCRAPE, store.now)
+    assert [(window.start, window.end) for window in together] == [(m["a"].start, m["a"].end) for m in moments]
+
+
+def test_without_a_label_for_them_no_instances_are_told_apart(store: Store) -> None:
+    for count in range(0, 30):
+        store.scrape(requests("old", "200", count, pod="a"), requests("old", "200", count, pod="b"))
+    assert store.source().history_of_instances(START + SCRAPE, store.now) == []
 
 
 def test_label_values_cannot_end_their_place_in_the_query(store: Store) -> None:

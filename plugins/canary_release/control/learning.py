@@ -5,13 +5,14 @@ nothing. A history that cannot be read never stops a rollout: the judge's defaul
 What needs pandas is imported by the functions that need it, since every parsing of a DAG file imports this module.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from canary_release.control.desk import Desk
 from canary_release.core.noise_report import Baseline, NoiseReport
-from canary_release.core.ports import MetricSource, RemembersHistory
+from canary_release.core.ports import MetricSource, RemembersHistory, RemembersInstances
 from canary_release.core.problems import CanaryError, FrameError
 from canary_release.core.release import Release
 from canary_release.core.service_traffic import ServiceTraffic, read_rate, traffic_of
@@ -63,6 +64,9 @@ def learn_service(desk: Desk, release: Release, *, stable: str, canary: str) -> 
 
     source = desk.source(release, stable=stable, canary=canary)
     try:
+        apart = history_apart(source, desk.clock.now())
+        if apart is not None:
+            return _learn_apart(release, apart)
         asked = source_history(source, desk.clock.now())
     except CanaryError as error:
         asked, why = [], f"the metric source's history could not be read ({error})"
@@ -121,6 +125,50 @@ def source_history(source: MetricSource, now: float) -> list[Window]:
     ]
 
 
+def history_apart(source: MetricSource, now: float) -> "pd.DataFrame | None":
+    """The last hours as a table with a row for each window and instance of the side that had the traffic.
+
+    None where the source cannot tell instances apart, or knows of one only. Raises MetricSourceError.
+    """
+    from canary_release.core.frames import frame_from_windows
+
+    if not isinstance(source, RemembersInstances):
+        return None
+    moments = source.history_of_instances(now - HISTORY_SECONDS, now)
+    of_instance: dict[str, list[Window]] = {}
+    for place, moment in enumerate(moments):
+        swapped = _requests(moment.values(), "canary") > _requests(moment.values(), "stable")
+        spans = Counter((window.start, window.end) for window in moment.values())
+        for name, window in moment.items():
+            own = window.canary if swapped else window.stable
+            # One that was away for a while comes back with a window longer than the others'.
+            alike = (window.start, window.end) == spans.most_common(1)[0][0]
+            if alike and (own is not None or window.broken is not None):
+                of_instance.setdefault(name, []).append(replace(window, index=place, stable=own, canary=None))
+    if len(of_instance) < 2:
+        return None
+    import pandas as pd
+
+    tables = [frame_from_windows(windows).assign(instance=name) for name, windows in of_instance.items()]
+    table: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    return table[table["side"] == "stable"].reset_index(drop=True)
+
+
+def _requests(windows: Iterable[Window], side: str) -> int:
+    counts = (getattr(window, side) for window in windows)
+    return sum(count.requests for count in counts if count is not None)
+
+
+def _learn_apart(release: Release, table: "pd.DataFrame") -> Learned:
+    ends = table.drop_duplicates("window")
+    seconds, instances = float((ends["end"] - ends["start"]).sum()), table["instance"].nunique()
+    origin = f"from {_duration(seconds)} of history of {instances} instances from the metric source"
+    try:
+        return learn_frame(release, table, origin)
+    except FrameError as error:
+        return Learned(None, None, (f"{origin}: {error}",))
+
+
 def _busier_as_stable(window: Window) -> Window:
     stable, canary = window.stable, window.canary
     if canary is not None and (stable is None or canary.requests > stable.requests):
@@ -129,7 +177,10 @@ def _busier_as_stable(window: Window) -> Window:
 
 
 def _hours(windows: Sequence[Window]) -> str:
-    seconds = sum(max(window.seconds, 0.0) for window in windows)
+    return _duration(sum(max(window.seconds, 0.0) for window in windows))
+
+
+def _duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

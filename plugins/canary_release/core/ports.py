@@ -55,6 +55,14 @@ class RemembersHistory(Protocol):
 
 
 @runtime_checkable
+class RemembersInstances(Protocol):
+    """One that also tells the service's instances apart, so that it can be learned how far each of them wanders."""
+
+    def history_of_instances(self, start: float, end: float) -> list[dict[str, Window]]:
+        """As ``history``, moment by moment, a window for each instance; empty when they cannot be told apart."""
+
+
+@runtime_checkable
 class KeepsLease(Protocol):
     """A load balancer that takes the canary off by itself when nobody renews its lease: nothing of ours has to live."""
 

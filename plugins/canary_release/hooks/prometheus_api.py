@@ -164,6 +164,25 @@ class PrometheusSource(BaseHook):
             windows += [window] if window else []
         return windows
 
+    def history_of_instances(self, start: float, end: float) -> list[dict[str, Window]]:
+        """The windows of ``history`` for each value of ``instance_label``; empty without that option."""
+        label = self.options.instance_label
+        if label is None:
+            return []
+        memories: dict[str, Memory] = {}
+        moments = []
+        for counters in self._moments(start, end):
+            of_instance: dict[str, list[Counter]] = {}
+            for counter in counters:
+                of_instance.setdefault(counter.labels.get(label, ""), []).append(counter)
+            moment = {}
+            for name, own in of_instance.items():
+                window, memories[name] = next_window(memories.get(name, Memory(start)), own, {}, label)
+                if window is not None:
+                    moment[name] = window
+            moments.append(moment)
+        return moments
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     @cached_property
