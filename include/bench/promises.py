@@ -91,49 +91,34 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
         times = TIMES_ORACLE_INSTANCES if "; instances " in row.cell else TIMES_ORACLE
         return times * oracle[row.cell].mean + GRACE
 
-    def over(row: Row) -> float:
-        return math.inf if math.isnan(row.mean) else row.mean / allowed(row)
+    def measure(row: Row) -> str:
+        return f"(oracle {oracle[row.cell].mean:.0f} s){never_faster(row, allowed(row))}"
 
-    def words(row: Row) -> str:
-        return (
-            f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s "
-            f"(oracle {oracle[row.cell].mean:.0f} s){never_faster(row, allowed(row))}"
-        )
-
-    yield Finding(
-        "mean time ≤ 1.5 × oracle + 60 s (2.5 × with instance noise)",
-        bad[0].judge,
-        len(bad),
-        words(max(bad, key=over)),
-        tuple(words(row) for row in bad if over(row) > 1.0),
-    )
-    yield from _against_bound(bad)
-
-
-def _against_bound(bad: Sequence[Row]) -> Iterator[Finding]:
-    """Where noise leaves enough to be certain before the plan's end."""
+    yield _mean_times("mean time ≤ 1.5 × oracle + 60 s (2.5 × with instance noise)", bad, allowed, measure)
+    # Where noise leaves enough to be certain before the plan's end.
     told = [row for row in bad if math.isfinite(row.noisy_bound)]
-    if not told:
-        return
+    if told:
+        yield _mean_times(
+            "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
+            told,
+            lambda row: TIMES_BOUND * row.noisy_bound + GRACE,
+            lambda row: f"(bound with noise {row.noisy_bound:.0f} s)",
+        )
 
-    def allowed(row: Row) -> float:
-        return TIMES_BOUND * row.noisy_bound + GRACE
+
+def _mean_times(
+    promise: str, rows: Sequence[Row], allowed: Callable[[Row], float], measure: Callable[[Row], str]
+) -> Finding:
+    """allowed: seconds, of each row.  measure: what these were taken from, in words."""
 
     def over(row: Row) -> float:
         return math.inf if math.isnan(row.mean) else row.mean / allowed(row)
 
     def words(row: Row) -> str:
-        return (
-            f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s (bound with noise {row.noisy_bound:.0f} s)"
-        )
+        return f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s {measure(row)}"
 
-    yield Finding(
-        "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
-        told[0].judge,
-        len(told),
-        words(max(told, key=over)),
-        tuple(words(row) for row in told if over(row) > 1.0),
-    )
+    broken = tuple(words(row) for row in rows if over(row) > 1.0)
+    return Finding(promise, rows[0].judge, len(rows), words(max(rows, key=over)), broken)
 
 
 def took(row: Row) -> str:

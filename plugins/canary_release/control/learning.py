@@ -138,11 +138,11 @@ def history_apart(source: MetricSource, now: float) -> "pd.DataFrame | None":
     of_instance: dict[str, list[Window]] = {}
     for place, moment in enumerate(moments):
         swapped = _requests(moment.values(), "canary") > _requests(moment.values(), "stable")
-        spans = Counter((window.start, window.end) for window in moment.values())
+        # An instance that was away for a while comes back with a window longer than the others'.
+        spans = Counter((window.start, window.end) for window in moment.values()).most_common(1)
         for name, window in moment.items():
             own = window.canary if swapped else window.stable
-            # One that was away for a while comes back with a window longer than the others'.
-            alike = (window.start, window.end) == spans.most_common(1)[0][0]
+            alike = (window.start, window.end) == spans[0][0]
             if alike and (own is not None or window.broken is not None):
                 of_instance.setdefault(name, []).append(replace(window, index=place, stable=own, canary=None))
     if len(of_instance) < 2:

@@ -85,13 +85,12 @@ class Filtered:
         while at < len(stakes):
             rows = slice(at, min(at + _LONGEST, len(stakes)))
             found, over = (steps.take_capped if capped else steps.take)(state, ratio, rows)
-            if over.any() and not capped:  # what comes after the first of these rows has to be taken again
-                capped = True
+            met = bool(over.any())
+            if met and not capped:  # from the first of these rows on, they have to be taken again
                 found = found[: int(np.argmax(over.any(axis=1)))]
-                if not len(found):
-                    continue
-            else:
-                capped = bool(over.any())
+            capped = met
+            if not len(found):
+                continue
             ratios[at : at + len(found)] = found
             at += len(found)
             state, ratio = steps.states[at - 1], found[-1]

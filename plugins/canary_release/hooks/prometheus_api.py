@@ -158,30 +158,30 @@ class PrometheusSource(BaseHook):
 
         A target's restart breaks a window only when a counter fell.  Raises MetricSourceError.
         """
-        memory, windows = Memory(start), []
-        for counters in self._moments(start, end):
-            window, memory = next_window(memory, counters, {}, self.options.instance_label)
-            windows += [window] if window else []
-        return windows
+        moments = self._remembered(start, end, lambda _: "")
+        return [window for moment in moments for window in moment.values()]
 
     def history_of_instances(self, start: float, end: float) -> list[dict[str, Window]]:
         """The windows of ``history`` for each value of ``instance_label``; empty without that option."""
         label = self.options.instance_label
         if label is None:
             return []
+        return list(self._remembered(start, end, lambda counter: counter.labels.get(label, "")))
+
+    def _remembered(self, start: float, end: float, group: Callable[[Counter], str]) -> Iterator[dict[str, Window]]:
+        """The windows of each group of counters, moment by moment."""
         memories: dict[str, Memory] = {}
-        moments = []
         for counters in self._moments(start, end):
-            of_instance: dict[str, list[Counter]] = {}
+            groups: dict[str, list[Counter]] = {}
             for counter in counters:
-                of_instance.setdefault(counter.labels.get(label, ""), []).append(counter)
+                groups.setdefault(group(counter), []).append(counter)
             moment = {}
-            for name, own in of_instance.items():
-                window, memories[name] = next_window(memories.get(name, Memory(start)), own, {}, label)
+            for name, own in groups.items():
+                memory = memories.get(name, Memory(start))
+                window, memories[name] = next_window(memory, own, {}, self.options.instance_label)
                 if window is not None:
                     moment[name] = window
-            moments.append(moment)
-        return moments
+            yield moment
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
