@@ -13,16 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from canary_release.core.problems import CanaryError
-from demo.follow import Follower, Release
+from demo.follow import Follower
 from demo.live_table import ReleaseResult, show, show_summary
 from demo.processes import unwind_on_terminate
 from demo.stage import DAG_ID, FIRST_VERSION, ROOT, Stage
+from demo.versions import INSTANCES, RELEASES, USUAL_ERRORS, Release
 
-RELEASES = (
-    Release("v2", "a good version", ends="promoted"),
-    Release("v3", "a version that answers every fifth request with an error", ends="rolled_back", error_rate=0.2),
-    Release("v4", "a version whose pages are 60 % slower", ends="rolled_back", slow_by=0.6),
-)
 POLL_SECONDS = 1.0
 RUN_SECONDS = 240.0
 
@@ -49,7 +45,7 @@ def _play(arguments: argparse.Namespace, console: Console) -> int:
     began = time.monotonic()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     console.print("demo: starting two versions of a shop, Traefik, clients and Airflow ...")
-    with Stage(arguments.folder, rate=arguments.rate) as stage:
+    with Stage(arguments.folder, rate=arguments.rate, instances=INSTANCES, usual_errors=USUAL_ERRORS) as stage:
         stage.airflow.wait_healthy(120, dags=[DAG_ID, "canary_guardian"], plugin="canary_release")
         for dag in (DAG_ID, "canary_guardian", "canary_abort"):
             stage.airflow.api.pause(dag, False)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from canary_release.control.desk import plan_of
 from canary_release.core.release import CheckKind
@@ -14,20 +13,10 @@ from demo.airflow_api import Run
 from demo.live_table import CheckState, ReleaseResult, Snapshot
 from demo.stage import DAG_ID, Stage
 from demo.traffic_log import Second
+from demo.versions import Release
 
 LOOK_SECONDS = 0.5
 SHARE_SECONDS = 4
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release of the demo: its version, what is wrong with it, and how it must end."""
-
-    version: str
-    title: str
-    ends: str
-    error_rate: float = 0.0
-    slow_by: float = 0.0
 
 
 class Follower:

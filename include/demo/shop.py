@@ -2,13 +2,15 @@
 
     python -m demo.shop --port 8081 --version v1 --name shop-blue
 
-Deploying to the idle side in the demo means setting its version and its knobs. Every answer of the shop says who gave
-it (``X-Version``, ``X-Backend``), so that clients can count each version by themselves.
+With several ports it has as many instances, each a process with knobs and counts of its own. Deploying to the idle side
+in the demo means setting its version and its knobs. Every answer of the shop says who gave it
+(``X-Version``, ``X-Backend``), so that clients can count each version by themselves.
 """
 
 import argparse
 import asyncio
 import math
+import multiprocessing
 import random
 import re
 import sys
@@ -151,25 +153,43 @@ def name_text(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. 1 when the port is taken."""
+    """Serve until SIGINT or SIGTERM. 1 when a port is taken."""
     parser = argparse.ArgumentParser(prog="python -m demo.shop", description="A small shop with knobs, for the demo.")
-    parser.add_argument("--port", type=port_number, required=True, help="port on 127.0.0.1")
+    ports = "port on 127.0.0.1; several for as many instances"
+    parser.add_argument("--port", type=port_number, nargs="+", required=True, help=ports)
     parser.add_argument("--version", type=name_text, required=True, help="what X-Version says, for example v1")
     parser.add_argument("--name", type=name_text, required=True, help="what X-Backend says, for example shop-blue")
     wanted = parser.parse_args(argv)
-    shop = Shop(wanted.name, Knobs(version=wanted.version))
+    first, *others = wanted.port
+    forking = multiprocessing.get_context("fork")  # so that only one has to import everything
+    # Daemons end with this process, however it leaves.
+    instances = [
+        forking.Process(target=_instance, args=(wanted.name, wanted.version, port), daemon=True) for port in others
+    ]
+    for instance in instances:
+        instance.start()
+    return serve(wanted.name, wanted.version, first)
+
+
+def _instance(name: str, version: str, port: int) -> None:
+    sys.exit(serve(name, version, port))
+
+
+def serve(name: str, version: str, port: int) -> int:
+    """One instance until SIGINT or SIGTERM. 1 when the port is taken."""
+    shop = Shop(name, Knobs(version=version))
     try:
         web.run_app(
             shop.application(),
             host=LOOPBACK,
-            port=wanted.port,
+            port=port,
             print=None,
             access_log=None,
             shutdown_timeout=1.0,
             keepalive_timeout=KEEP_ALIVE,
         )
     except OSError as error:
-        print(f"shop {wanted.name}: port {wanted.port} cannot be used ({error}); choose another.", file=sys.stderr)
+        print(f"shop {name}: port {port} cannot be used ({error}); choose another.", file=sys.stderr)
         return 1
     return 0
 

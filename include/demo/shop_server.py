@@ -1,13 +1,14 @@
 """A running shop as a child process, and the handle by which the demo and the tests deploy to it."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import requests
 
-from demo.free_ports import LOOPBACK, free_port
+from demo.free_ports import LOOPBACK, free_ports
 from demo.processes import Process, ProcessError, answers
 from demo.shop import Knobs
 
@@ -17,38 +18,46 @@ CHILD_ENVIRONMENT = {"PYTHONPATH": ":".join(str(root) for root in IMPORT_ROOTS)}
 
 
 class ShopServer:
-    """One shop on a free port of the loopback; ready when constructed. folder: where its log stands.
+    """A shop on free ports of the loopback, one for each of its instances; ready when constructed.
 
-    Raises ProcessError when it does not come up.
+    folder: where its log stands.  url, urls: of the first instance, of all.  Raises ProcessError when one of them does
+    not come up.
     """
 
-    def __init__(self, folder: Path, name: str, version: str) -> None:
+    def __init__(self, folder: Path, name: str, version: str, *, instances: int = 1) -> None:
         self.name = name
-        port = free_port()
-        self.url = f"http://{LOOPBACK}:{port}"
-        argv = [sys.executable, "-m", "demo.shop", "--port", str(port), "--version", version, "--name", name]
+        ports = free_ports(instances)
+        self.urls = tuple(f"http://{LOOPBACK}:{port}" for port in ports)
+        self.url = self.urls[0]
+        argv = [sys.executable, "-m", "demo.shop", "--version", version, "--name", name, "--port", *map(str, ports)]
         self.process = Process(argv, log=folder / f"{name}.log", env=CHILD_ENVIRONMENT, name=name)
         try:
-            self.process.wait_until(answers(f"{self.url}/health"), START_SECONDS, f"answer on {self.url}")
+            for url in self.urls:
+                self.process.wait_until(answers(f"{url}/health"), START_SECONDS, f"answer on {url}")
         except BaseException:
             self.process.stop()
             raise
 
     def deploy(self, version: str, *, error_rate: float = 0.0, slow_by: float = 0.0) -> Knobs:
-        """Run this version from now on, as good or as bad as asked; what was set before is gone.
+        """Run this version on every instance from now on, as good or as bad as asked; what was set before is gone.
 
         Raises ProcessError with the shop's own words when it refuses.
         """
         wanted = {"version": version, "error_rate": error_rate, "slow_by": slow_by}
-        return Knobs(**ask("PUT", f"{self.url}/knobs", wanted))
+        *_, last = [Knobs(**ask("PUT", f"{url}/knobs", wanted)) for url in self.urls]
+        return last
 
     def knobs(self) -> Knobs:
+        """Of the first instance; ``deploy`` sets all alike."""
         return Knobs(**ask("GET", f"{self.url}/knobs"))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """What the shop itself counted: ``{"v1": {"requests": 900, "errors": 4}}``."""
-        found: dict[str, dict[str, int]] = ask("GET", f"{self.url}/counts")
-        return found
+        """What the instances themselves counted, together: ``{"v1": {"requests": 900, "errors": 4}}``."""
+        together: dict[str, Counter[str]] = {}
+        for url in self.urls:
+            for version, counted in ask("GET", f"{url}/counts").items():
+                together.setdefault(version, Counter()).update(counted)
+        return {version: dict(counted) for version, counted in together.items()}
 
     def stop(self) -> None:
         self.process.stop()

@@ -26,7 +26,8 @@ class Stage:
 
     folder: where logs, the ledger and Airflow's home stand.  rate: requests per second of all clients together.
     releases: the folder of release files that Airflow reads; the repository's own when it is not given.
-    database: see AirflowServer.
+    database: see AirflowServer.  instances: of each side.  usual_errors: share of requests that the first
+    version fails.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Stage:
         releases: Path | None = None,
         airflow_port: int | None = None,
         database: str | None = None,
+        instances: int = 1,
+        usual_errors: float = 0.0,
     ) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,7 @@ class Stage:
         self._exit = ExitStack()
         self._airflow_port, self._database = airflow_port, database
         self._releases = releases
+        self._instances, self._usual_errors = instances, usual_errors
 
     def __enter__(self) -> "Stage":
         try:
@@ -84,8 +88,13 @@ class Stage:
         } | ({"CANARY_RELEASES": str(self._releases)} if self._releases else {})
 
     def _start(self) -> None:
-        self._shops = {side: self._exit.enter_context(ShopServer(self.folder, side, FIRST_VERSION)) for side in SIDES}
-        urls = {side: shop.url for side, shop in self._shops.items()}
+        self._shops = {
+            side: self._exit.enter_context(ShopServer(self.folder, side, FIRST_VERSION, instances=self._instances))
+            for side in SIDES
+        }
+        for side in SIDES:
+            self.deploy(side, FIRST_VERSION, error_rate=self._usual_errors)
+        urls = {side: shop.urls if self._instances > 1 else shop.url for side, shop in self._shops.items()}
         self.traefik = self._exit.enter_context(TraefikServer(self.folder / "traefik", urls, route=SERVICE))
         # The clients are the last to come and the first to go, so that no request finds the proxy gone.
         self.airflow = self._exit.enter_context(

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,8 @@ BUCKETS = (
     *(0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075),
     *(0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0),
 )
+# Only with it does Traefik say how many instances are up.
+HEALTH_CHECK = {"path": "/health", "interval": "2s", "timeout": "2s"}
 WHOLE = 10_000  # weights add up to this, so that one unit is 0.01 %
 START_SECONDS = 20
 
@@ -24,15 +26,16 @@ START_SECONDS = 20
 class TraefikServer:
     """One Traefik with a router and a weighted service, both called ``route``, over the given backends.
 
-    folder: where its log and its dynamic file stand; made when missing.  backends: name to URL; the first one gets
-    all the traffic unless ``start_weights`` (whole numbers by name) says otherwise.  Ready when constructed.
+    folder: where its log and its dynamic file stand; made when missing.  backends: name to the URL of its server, or to
+    those of its instances, whose health is then checked; the first backend gets all the traffic unless
+    ``start_weights`` (whole numbers by name) says otherwise.  Ready when constructed.
     Raises ProcessError when there is no ``traefik`` beside this Python, or when it does not come up.
     """
 
     def __init__(
         self,
         folder: Path,
-        backends: Mapping[str, str],
+        backends: Mapping[str, str | Sequence[str]],
         route: str = "shop",
         start_weights: Mapping[str, int] | None = None,
     ) -> None:
@@ -97,12 +100,17 @@ class TraefikServer:
         self.stop()
 
 
-def dynamic_configuration(route: str, backends: Mapping[str, str], weights: Mapping[str, int]) -> dict[str, Any]:
+def dynamic_configuration(
+    route: str, backends: Mapping[str, str | Sequence[str]], weights: Mapping[str, int]
+) -> dict[str, Any]:
     """Traefik's file configuration: everything to the weighted service ``route``, one service for each backend."""
     split = [{"name": name, "weight": weights.get(name, 0)} for name in backends]
     services: dict[str, Any] = {route: {"weighted": {"services": split}}}
-    for name, url in backends.items():
-        services[name] = {"loadBalancer": {"servers": [{"url": url}]}}
+    for name, urls in backends.items():
+        if isinstance(urls, str):
+            services[name] = {"loadBalancer": {"servers": [{"url": urls}]}}
+        else:
+            services[name] = {"loadBalancer": {"servers": [{"url": url} for url in urls], "healthCheck": HEALTH_CHECK}}
     router = {"rule": "PathPrefix(`/`)", "entryPoints": ["web"], "service": route}
     return {"http": {"routers": {route: router}, "services": services}}
 

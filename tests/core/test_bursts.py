@@ -11,18 +11,16 @@ from canary_release.core.judge_state import JudgeState
 from canary_release.core.noise_learning import learn
 from canary_release.core.noise_report import Baseline, NoiseReport
 from canary_release.core.usual_state import UsualState, unusual
-from canary_release.core.values import Window
-from core.little_shop import Burst, released, second, shop_release, stretched
+from core.little_shop import GOOD, SLOW, Burst, Version, past_rollout, released, second, shop_release, stretched
 from core.simulated import most_by_chance
 
-SLOW = 0.6
 ROLLOUTS = 12
 
 
-def endings(slow_by: float, burst: Burst | None, seed: int, noise: NoiseReport | None = None) -> Counter[str]:
+def endings(version: Version, burst: Burst | None, seed: int, noise: NoiseReport | None = None) -> Counter[str]:
     bursts = [] if burst is None else [burst]
     rngs = (np.random.default_rng(1000 * seed + at) for at in range(ROLLOUTS))
-    return Counter(released(rng, slow_by, bursts, noise)[0] for rng in rngs)
+    return Counter(released(rng, version, bursts, noise)[0] for rng in rngs)
 
 
 @pytest.mark.parametrize("start", [0.0, 3.0, 8.0, 15.0])
@@ -39,15 +37,9 @@ def test_nothing_is_raised_while_stable_itself_is_much_slower_than_usual(burst: 
 
 @pytest.mark.parametrize("start", [0.0, 3.0, 8.0, 15.0, 25.0])
 def test_a_good_version_survives_a_burst(start: float) -> None:
-    ends = endings(0.0, Burst(start), seed=3)
+    ends = endings(GOOD, Burst(start), seed=3)
     assert ends["roll_back"] <= most_by_chance(ROLLOUTS, 0.01)
     assert ends["promote"] >= ROLLOUTS - 1
-
-
-def past_rollout(bursts: list[Burst], seed: int = 77) -> list[Window]:
-    """Stable's windows of an earlier, good rollout, as the ledger has them."""
-    _, _, windows = released(np.random.default_rng(seed), 0.0, bursts, most=60)
-    return [window for window in windows if window.stable is not None and window.stable.requests > 0]
 
 
 @pytest.mark.parametrize("bursts", [[Burst(5.0)], [Burst(0.0)], [Burst(5.0), Burst(20.0)]], ids=["one", "first", "two"])
@@ -58,7 +50,7 @@ def test_a_burst_in_an_earlier_rollout_is_not_learned_as_noise(bursts: list[Burs
     edges = learned.baseline.edges
     lasting = replace(learned, baseline=Baseline(edges=edges, slower=(0.0,) * len(edges)))
     assert endings(SLOW, Burst(3.0), seed=4, noise=lasting) == {"roll_back": ROLLOUTS}
-    assert endings(0.0, None, seed=5, noise=lasting)["roll_back"] == 0
+    assert endings(GOOD, None, seed=5, noise=lasting)["roll_back"] == 0
 
 
 def test_an_outage_in_a_service_s_own_history_is_not_learned_as_clumps() -> None:
@@ -73,7 +65,7 @@ def test_an_outage_in_a_service_s_own_history_is_not_learned_as_clumps() -> None
 def test_hold_says_that_stable_itself_is_slow() -> None:
     rng, state = np.random.default_rng(7), JudgeState(shop_release())
     slowness = stretched(rng, [Burst(5.0)])
-    said = state.fold([second(rng, at, 0, 0.01, slowness(float(at)), 0.0) for at in range(7)])
+    said = state.fold([second(rng, at, 0, 0.01, slowness(float(at)), GOOD) for at in range(7)])
     assert any("stable itself is suddenly much slower" in sentence for sentence in said[-1].holds)
     assert not said[3].holds
 

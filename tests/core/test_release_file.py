@@ -3,14 +3,12 @@
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
 
 import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
 
 from canary_release.core.problems import ReleaseFileError
 from canary_release.core.release import (
@@ -27,6 +25,7 @@ from canary_release.core.release import (
 )
 from canary_release.core.release_file import lint, load_release
 from canary_release.core.release_schema import release_schema, schema_text
+from core.small_world import WORLD, RouteOptions
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RELEASES = ROOT / "include" / "releases"
@@ -38,48 +37,6 @@ EXPECTATIONS = [
     if line and not line.startswith("#")
 ]
 
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class RouteOptions(Strict):
-    route: str
-    sticky: bool = False
-    port: int = Field(80, ge=1, le=65535)
-
-
-class ScrapeOptions(Strict):
-    preset: Literal["traefik", "haproxy"]
-
-
-class NoOptions(Strict):
-    pass
-
-
-class SmallWorld:
-    """Two load balancers and two metric sources."""
-
-    def load_balancer_types(self) -> list[str]:
-        return ["haproxy", "traefik"]
-
-    def metric_types(self) -> list[str]:
-        return ["prometheus", "scrape"]
-
-    def load_balancer_options(self, type: str, /) -> type[BaseModel]:
-        return {"traefik": RouteOptions, "haproxy": NoOptions}[type]
-
-    def metric_options(self, type: str, /) -> type[BaseModel]:
-        return {"scrape": ScrapeOptions, "prometheus": NoOptions}[type]
-
-    def finest_step(self, type: str, options: BaseModel | None = None, /) -> Decimal:
-        return {"traefik": Decimal("0.1"), "haproxy": Decimal("0.4")}[type]
-
-    def abilities(self, type: str, /) -> frozenset[Ability]:
-        return {"traefik": frozenset({Ability.STICKY}), "haproxy": frozenset({Ability.LEASE})}[type]
-
-
-WORLD = SmallWorld()
 SMALL = """\
 service: shop
 load_balancer: {type: traefik, connection: lb, route: shop, backends: [shop-blue, shop-green]}
@@ -132,7 +89,7 @@ def test_the_checkout_example_means_what_it_says() -> None:
 def test_the_shop_example_fits_the_demo() -> None:
     release = load_release(EXAMPLES[0], backends=WORLD)
     assert (release.poll, release.lease, release.backends) == (1.0, 30.0, ("shop-blue", "shop-green"))
-    assert [step.bake for step in release.steps if isinstance(step, Step)] == [10.0] * 4
+    assert [step.bake for step in release.steps if isinstance(step, Step)] == [10.0, 15.0, 45.0, 10.0]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -167,6 +167,16 @@ def run_shop(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(argv, env=CHILD_ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False)
 
 
+def test_a_shop_with_several_instances_is_as_many_processes_that_all_get_the_new_version(tmp_path: Path) -> None:
+    with ShopServer(tmp_path, "shop-green", "v1", instances=3) as server:
+        assert len(server.process.session_members()) == 3
+        server.deploy("v2", error_rate=1.0)
+        seen = [answer[:3] for url in server.urls for answer in visit(url, TOGETHER)]
+        assert seen == [(500, "v2", "shop-green")] * 3 * TOGETHER
+        assert server.counts()["v2"] == {"requests": 3 * TOGETHER, "errors": 3 * TOGETHER}
+    assert server.process.session_members() == []
+
+
 def test_deploying_to_a_dead_shop_says_that_it_does_not_answer(tmp_path: Path) -> None:
     with ShopServer(tmp_path, "shop-green", "v1") as server:
         server.stop()

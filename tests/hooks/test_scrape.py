@@ -176,6 +176,22 @@ def test_replicas_are_added_up_and_a_side_may_be_unknown_to_one(
     assert (window.stable, window.canary) == (Counts(13), Counts(1))
 
 
+def test_instances_are_those_that_are_up_and_replicas_stand_before_the_same_ones(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up(backend: str, *values: int) -> list[str]:
+        return [f'up{{backend="{backend}",url="{place}"}} {value}' for place, value in enumerate(values)]
+
+    seen = [requests("old", "200", 1), requests("new", "200", 1), *up("old", 1, 0, 1), *up("new", 0)]
+    endpoint.says(*seen)
+    with little_server(Answer("\n".join(seen).encode())) as second:
+        monkeypatch.setenv("AIRFLOW_CONN_SECOND", f"http://127.0.0.1:{second.port}")
+        source = endpoint.source(replicas=["second"], names=NAMES.model_copy(update={"instances": "up"}))
+        window = one(source, source.read(None)[1])
+    assert window.stable == Counts(0, instances=2)
+    assert window.canary == Counts(0), "none that is up can have answered, so their number is not known"
+
+
 def test_one_replica_that_cannot_be_read_is_an_error_and_no_smaller_count(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

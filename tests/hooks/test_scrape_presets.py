@@ -21,6 +21,7 @@ from demo.envoy_server import EnvoyServer
 from demo.free_ports import LOOPBACK, free_ports
 from demo.haproxy_server import HaproxyServer
 from demo.processes import Process, answers
+from demo.traefik_server import TraefikServer
 
 BLUE, GREEN = "shop-blue", "shop-green"
 
@@ -68,6 +69,11 @@ def check(one: ScrapeSource, url: str, backends: dict[str, LittleServer], times:
     return window
 
 
+def instances(window: Window) -> tuple[int | None, ...]:
+    """Of stable and of the canary."""
+    return tuple(side and side.instances for side in (window.stable, window.canary))
+
+
 def test_envoys_counters_say_what_the_clients_saw_with_times_in_seconds(
     tmp_path: Path, backends: dict[str, LittleServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +86,7 @@ def test_envoys_counters_say_what_the_clients_saw_with_times_in_seconds(
         window = check(source("envoy", path="/stats/prometheus?usedonly"), envoy.url, backends, times=True)
         assert window.edges[:3] == (0.0005, 0.001, 0.005)
         assert window.edges[-1] > 100
+        assert instances(window) == (1, 1)
 
 
 def test_haproxys_counters_say_what_the_clients_saw(
@@ -92,7 +99,27 @@ def test_haproxys_counters_say_what_the_clients_saw(
         hook = HaproxyHook("haproxy", (BLUE, GREEN), HaproxyHook.Options())
         hook.renew_lease(time() + 60, BLUE)
         hook.set_weights(split("50"))
-        assert check(source("haproxy"), haproxy.url, backends, times=False).edges == ()
+        window = check(source("haproxy"), haproxy.url, backends, times=False)
+        assert window.edges == ()
+        assert instances(window) == (1, 1)
+
+
+def test_traefiks_health_checks_say_how_many_instances_each_side_has(
+    tmp_path: Path, backends: dict[str, LittleServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with little_server(Answer(BLUE.encode())) as another:
+        urls = {BLUE: [backends[BLUE].url, another.url], GREEN: [backends[GREEN].url]}
+        with TraefikServer(tmp_path, urls, start_weights={BLUE: 1, GREEN: 1}) as traefik:
+            metrics = {"conn_type": "http", "host": traefik.api_url}
+            monkeypatch.setenv("AIRFLOW_CONN_METRICS", json.dumps(metrics))
+            one = source("traefik")
+            ask_many(traefik.url, 20)
+
+            def checked() -> bool:
+                (window,) = one.read(one.read(None)[1])[0]
+                return instances(window) == (2, 1)
+
+            wait_until(checked, "two instances of stable and one of the canary")
 
 
 def test_caddys_counters_tell_two_servers_of_one_caddy_apart(

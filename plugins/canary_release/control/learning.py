@@ -81,7 +81,7 @@ def learn_service(desk: Desk, release: Release, *, stable: str, canary: str) -> 
         return Learned(None, None, (said,))
     origin = f"from {_hours(remembered)} of stable's traffic in past rollouts ({why})"
     found = learn_windows(release, remembered, origin)
-    return found if found.noise is None else replace(found, noise=_without_baseline(found.noise))
+    return found if found.noise is None else replace(found, noise=without_baseline(found.noise))
 
 
 def learn_windows(release: Release, windows: Sequence[Window], origin: str) -> Learned:
@@ -106,7 +106,7 @@ def learn_frame(release: Release, history: "pd.DataFrame", origin: str) -> Learn
     return Learned(traffic, noise, (origin, *noise.sentences))
 
 
-def _without_baseline(noise: NoiseReport) -> NoiseReport:
+def without_baseline(noise: NoiseReport) -> NoiseReport:
     """Noise lasts; how stable was doing days ago says nothing of how it is doing now."""
     edges = noise.baseline.edges
     return replace(noise, baseline=Baseline(edges=edges, slower=(0.0,) * len(edges)))

@@ -34,19 +34,25 @@ class Names(Strict):
     latency_unit: Literal["seconds", "milliseconds"] = Field("seconds", description="Unit of that histogram.")
     where: dict[str, str] = Field(default_factory=dict, description="Labels that a series must have to be counted.")
     started: str = Field("process_start_time_seconds", description="Gauge that changes when the server restarts.")
+    instances: str | None = Field(None, description="Gauge that adds up to how many instances of a backend are up.")
 
     @property
     def wanted(self) -> set[str]:
-        return {self.requests, self.started, *([f"{self.latency}_bucket"] if self.latency else [])}
+        buckets = None if self.latency is None else f"{self.latency}_bucket"
+        return {name for name in (self.requests, self.started, buckets, self.instances) if name is not None}
 
 
 @dataclass(frozen=True)
 class SideReading:
-    """Counters of one side by series. histograms: cumulative counts, one for each edge and one for infinity."""
+    """Counters of one side by series. histograms: cumulative counts, one for each edge and one for infinity.
+
+    instances: how many were up at that instant, None when nothing says so.
+    """
 
     good: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    instances: int | None = None
 
     def since(self, before: "SideReading") -> Counts:
         """What happened since ``before``; a series that it does not have counts from zero. Raises CounterFellError."""
@@ -57,7 +63,10 @@ class SideReading:
         if any(count < 0 for count in buckets):
             raise CounterFellError("a histogram's buckets moved against each other")
         return Counts(
-            requests=sum(good.values()) + sum(errors.values()), errors=sum(errors.values()), buckets=tuple(buckets)
+            requests=sum(good.values()) + sum(errors.values()),
+            errors=sum(errors.values()),
+            buckets=tuple(buckets),
+            instances=self.instances,
         )
 
 
@@ -71,7 +80,12 @@ class Reading:
 
     def to_json(self) -> dict[str, Any]:
         sides = {
-            side.value: {"good": one.good, "errors": one.errors, "histograms": one.histograms}
+            side.value: {
+                "good": one.good,
+                "errors": one.errors,
+                "histograms": one.histograms,
+                "instances": one.instances,
+            }
             for side, one in self.sides.items()
         }
         return {"sides": sides, "edges": self.edges, "started": self.started}
@@ -84,6 +98,7 @@ class Reading:
                 dict(one["good"]),
                 dict(one["errors"]),
                 {key: tuple(counts) for key, counts in one["histograms"].items()},
+                one.get("instances"),
             )
             for name, one in value["sides"].items()
         }
@@ -107,6 +122,7 @@ def take_reading(text: str, names: Names, *, stable: str, canary: str) -> Readin
             good={key: count for key, count in requests.items() if key not in failed},
             errors={key: count for key, count in requests.items() if key in failed},
             histograms=histograms,
+            instances=_instances([sample for sample in own if sample.name == names.instances]),
         )
     if len(edges) > 1:
         raise MetricSourceError(f"the series of {names.latency} have different buckets; give them the same.")
@@ -127,6 +143,11 @@ def _count(sample: Sample) -> int:
     if not math.isfinite(sample.value) or sample.value < 0 or not sample.value.is_integer():
         raise MetricSourceError(f"{sample.name}{dict(sample.labels)} is {sample.value}, which is no count.")
     return int(sample.value)
+
+
+def _instances(gauges: list[Sample]) -> int | None:
+    """None where nothing is known or nothing is up, which counts cannot come from."""
+    return sum(_count(sample) for sample in gauges) or None
 
 
 def _is_error(sample: Sample, names: Names) -> bool:

@@ -34,6 +34,7 @@ PRESETS = {
         status_label="envoy_response_code",
         latency="envoy_cluster_upstream_rq_time",
         latency_unit="milliseconds",
+        instances="envoy_cluster_membership_healthy",
     ),
     # It has no histogram; for response times read the access log.
     "haproxy": Names(
@@ -41,6 +42,7 @@ PRESETS = {
         backend_label="proxy",
         status_label="code",
         started="haproxy_process_start_time_seconds",
+        instances="haproxy_backend_active_servers",
     ),
     "traefik": Names(
         requests="traefik_service_requests_total",
@@ -48,6 +50,8 @@ PRESETS = {
         backend_suffix="@file",
         status_label="code",
         latency="traefik_service_request_duration_seconds",
+        # Only for services with a health check.
+        instances="traefik_service_server_up",
     ),
 }
 
@@ -173,5 +177,9 @@ def _counts(side: Side, edges: int, before: dict[str, Reading], after: dict[str,
     width = edges + 1 if edges else 0
     buckets = tuple(sum(part.buckets[place] for part in parts if part.buckets) for place in range(width))
     return Counts(
-        requests=sum(part.requests for part in parts), errors=sum(part.errors for part in parts), buckets=buckets
+        requests=sum(part.requests for part in parts),
+        errors=sum(part.errors for part in parts),
+        buckets=buckets,
+        # Replicas of a load balancer stand before the same instances.
+        instances=max((part.instances for part in parts if part.instances), default=None),
     )
