@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from playwright.sync_api import sync_playwright
 
 from canary_release.ledger import tables
 from canary_release.ledger.store import Ledger
@@ -153,8 +154,7 @@ OVERFLOW = """() => {
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(require_tool("chromium")), args=FLAGS)
         yield browser
         browser.close()

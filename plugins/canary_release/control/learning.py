@@ -64,10 +64,11 @@ def learn_service(desk: Desk, release: Release, *, stable: str, canary: str) -> 
 
     source = desk.source(release, stable=stable, canary=canary)
     try:
-        apart = history_apart(source, desk.clock.now())
+        moments = _moments_apart(source, desk.clock.now())
+        apart = _table_apart(moments)
         if apart is not None:
             return _learn_apart(release, apart)
-        asked = source_history(source, desk.clock.now())
+        asked = _of_the_only_one(moments) or source_history(source, desk.clock.now())
     except CanaryError as error:
         asked, why = [], f"the metric source's history could not be read ({error})"
     else:
@@ -119,22 +120,31 @@ def source_history(source: MetricSource, now: float) -> list[Window]:
     """
     if not isinstance(source, RemembersHistory):
         return []
-    return [
-        replace(_busier_as_stable(window), index=place)
-        for place, window in enumerate(source.history(now - HISTORY_SECONDS, now))
-    ]
+    return _numbered(source.history(now - HISTORY_SECONDS, now))
 
 
-def history_apart(source: MetricSource, now: float) -> "pd.DataFrame | None":
-    """The last hours as a table with a row for each window and instance of the side that had the traffic.
+def _numbered(windows: Iterable[Window]) -> list[Window]:
+    return [replace(_busier_as_stable(window), index=place) for place, window in enumerate(windows)]
 
-    None where the source cannot tell instances apart, or knows of one only. Raises MetricSourceError.
-    """
+
+def _moments_apart(source: MetricSource, now: float) -> list[dict[str, Window]]:
+    """The last hours by instance; none where the source cannot tell instances apart. Raises MetricSourceError."""
+    if not isinstance(source, RemembersInstances):
+        return []
+    return list(source.history_of_instances(now - HISTORY_SECONDS, now))
+
+
+def _of_the_only_one(moments: Sequence[dict[str, Window]]) -> list[Window]:
+    """The service's own windows where it has one instance; none where there are several, or none."""
+    if len({name for moment in moments for name in moment}) > 1:
+        return []
+    return _numbered(window for moment in moments for window in moment.values())
+
+
+def _table_apart(moments: Sequence[dict[str, Window]]) -> "pd.DataFrame | None":
+    """A row for each window and instance of the side that had the traffic; None with fewer than two of these."""
     from canary_release.core.frames import frame_from_windows
 
-    if not isinstance(source, RemembersInstances):
-        return None
-    moments = source.history_of_instances(now - HISTORY_SECONDS, now)
     of_instance: dict[str, list[Window]] = {}
     for place, moment in enumerate(moments):
         swapped = _requests(moment.values(), "canary") > _requests(moment.values(), "stable")
