@@ -19,6 +19,7 @@ from canary_release.hooks.prometheus_api import PrometheusSource
 from hooks.store_server import Asked, Said, StoreServer, store_server
 
 NAMES = Names(requests="requests_total", backend_label="backend", status_label="status", latency="seconds")
+GAUGES = ("process_start_time_seconds", "servers_up")
 START = 1_800_000_000.0
 SCRAPE = 10.0
 
@@ -53,13 +54,13 @@ class Store:
         assert match is not None
         end = float(asked.parameters["time"])
         begin = end - float(match[2]) / 1000
-        starts = match[1].startswith("process_start_time_seconds{")
+        gauge = match[1].partition("{")[0]  # counters are asked for by a label of their own
         found = []
         for key, points in self.series.items():
             values = [[moment, value] for moment, value in points if begin <= moment <= end]
             labels = dict(key)
             shown = labels["__name__"] not in self.hidden and labels.get("status") not in self.hidden
-            if values and shown and starts == (labels["__name__"] == "process_start_time_seconds"):
+            if values and shown and gauge == (labels["__name__"] if labels["__name__"] in GAUGES else ""):
                 found.append({"metric": labels, "values": values})
         return Said(matrix(found))
 
@@ -428,6 +429,25 @@ def test_a_cursor_of_another_source_is_refused(store: Store, cursor: Cursor) -> 
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PrometheusSource.Options.model_validate(options)
+
+
+def test_instances_are_those_that_are_up_whichever_replica_of_the_load_balancer_says_so(store: Store) -> None:
+    def up(backend: str, url: str, value: int) -> tuple[str, dict[str, str], object]:
+        return "servers_up", {"backend": backend, "url": url}, value
+
+    source = store.source(names=NAMES.model_copy(update={"instances": "servers_up"}))
+    seen = [requests("old", "200", 5), up("old", "a", 1), up("old", "b", 1), up("old", "c", 0), up("new", "d", 0)]
+    store.scrape(*seen, instance="lb-1")
+    store.scrape(*seen[:2], instance="lb-2")
+    _, cursor = source.read(None)
+    store.scrape(*seen, requests("new", "200", 1), instance="lb-1")
+    store.scrape(*seen[:2], instance="lb-2")
+    store.scrape(*seen, requests("new", "200", 2), instance="lb-1")
+    window, _ = one(source, cursor)
+    assert window.stable is not None
+    assert window.stable.instances == 2
+    assert window.canary is not None
+    assert window.canary.instances is None, "none that is up can have answered, so their number is not known"
 
 
 def test_every_preset_can_be_asked_for(store: Store) -> None:

@@ -12,15 +12,18 @@ import pytest
 from canary_release.core.values import Weights, Window
 from canary_release.hooks.envoy import EnvoyHook
 from canary_release.hooks.haproxy import HaproxyHook
+from canary_release.hooks.prometheus_api import PrometheusSource
 from canary_release.hooks.scrape import PRESETS, ScrapeSource
 from contracts.little_servers import Answer, LittleServer, little_server
 from contracts.load_client import ask_many
 from contracts.waiting import wait_until
+from debian import require_tool
 from demo.caddy_server import caddy_binary
 from demo.envoy_server import EnvoyServer
 from demo.free_ports import LOOPBACK, free_ports
 from demo.haproxy_server import HaproxyServer
 from demo.processes import Process, answers
+from demo.prometheus_server import PrometheusServer
 from demo.traefik_server import TraefikServer
 
 BLUE, GREEN = "shop-blue", "shop-green"
@@ -104,22 +107,44 @@ def test_haproxys_counters_say_what_the_clients_saw(
         assert instances(window) == (1, 1)
 
 
-def test_traefiks_health_checks_say_how_many_instances_each_side_has(
-    tmp_path: Path, backends: dict[str, LittleServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def checked_traefik(tmp_path: Path, backends: dict[str, LittleServer]) -> Iterator[TraefikServer]:
+    """Two instances of stable and one of the canary, whose health Traefik checks."""
     with little_server(Answer(BLUE.encode())) as another:
         urls = {BLUE: [backends[BLUE].url, another.url], GREEN: [backends[GREEN].url]}
         with TraefikServer(tmp_path, urls, start_weights={BLUE: 1, GREEN: 1}) as traefik:
-            metrics = {"conn_type": "http", "host": traefik.api_url}
-            monkeypatch.setenv("AIRFLOW_CONN_METRICS", json.dumps(metrics))
-            one = source("traefik")
             ask_many(traefik.url, 20)
+            yield traefik
 
-            def checked() -> bool:
-                (window,) = one.read(one.read(None)[1])[0]
-                return instances(window) == (2, 1)
 
-            wait_until(checked, "two instances of stable and one of the canary")
+def test_traefiks_health_checks_say_how_many_instances_each_side_has(
+    checked_traefik: TraefikServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_METRICS", json.dumps({"conn_type": "http", "host": checked_traefik.api_url}))
+    one = source("traefik")
+
+    def counted() -> bool:
+        (window,) = one.read(one.read(None)[1])[0]
+        return instances(window) == (2, 1)
+
+    wait_until(counted, "two instances of stable and one of the canary")
+
+
+def test_a_store_that_scrapes_traefik_says_how_many_instances_each_side_has(
+    checked_traefik: TraefikServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary, targets = require_tool("victoria-metrics"), {"traefik": checked_traefik.metrics_url}
+    with PrometheusServer(tmp_path / "store", binary, targets, interval=0.2) as store:
+        monkeypatch.setenv("AIRFLOW_CONN_STORE", json.dumps(store.connection()))
+        options = PrometheusSource.Options.model_validate({"preset": "traefik", "scrape_interval": "1s", "delay": "0s"})
+        one = PrometheusSource("store", BLUE, GREEN, options)
+        cursor = one.read(None)[1]
+
+        def counted() -> bool:
+            windows, _ = one.read(cursor)
+            return bool(windows) and instances(windows[-1]) == (2, 1)
+
+        wait_until(counted, "two instances of stable and one of the canary", seconds=30)
 
 
 def test_caddys_counters_tell_two_servers_of_one_caddy_apart(

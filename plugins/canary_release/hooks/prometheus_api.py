@@ -10,11 +10,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlencode
 
 from airflow.sdk import BaseHook
@@ -26,6 +26,7 @@ from canary_release.core.values import Cursor, Side, Window
 from canary_release.hooks.connections import HttpServer, Strict, find_connection, http_server
 from canary_release.hooks.counters import Names
 from canary_release.hooks.label_escape import promql_one_of, promql_string
+from canary_release.hooks.prometheus_answer import Series, series_of
 from canary_release.hooks.scrape import PRESETS
 from canary_release.hooks.stored_counters import (
     Counter,
@@ -38,18 +39,6 @@ from canary_release.hooks.stored_counters import (
 
 # Metric and label names from each product's documentation; those of ``scrape`` are tested on the products themselves.
 KNOWN = {
-    "envoy": Names(
-        requests="envoy_cluster_upstream_rq_xx",
-        backend_label="envoy_cluster_name",
-        status_label="envoy_response_code_class",
-        latency="envoy_cluster_upstream_rq_time",
-        latency_unit="milliseconds",
-    ),
-    "haproxy": Names(
-        requests="haproxy_backend_http_responses_total",
-        backend_label="proxy",
-        started="haproxy_process_start_time_seconds",
-    ),
     "ingress-nginx": Names(
         requests="nginx_ingress_controller_requests",
         backend_label="ingress",
@@ -73,8 +62,6 @@ HISTORY_ANSWER = 2_000_000  # characters of one answer that history aims at
 MOST_INSTANCES = 50  # in one query for start times
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-
-_Series = tuple[dict[str, str], tuple[tuple[float, float], ...]]
 
 
 class PrometheusSource(BaseHook):
@@ -150,7 +137,7 @@ class PrometheusSource(BaseHook):
             window, memory = next_window(
                 memory, counters, self._starts(counters, begin, end), self.options.instance_label
             )
-            windows += [window] if window else []
+            windows += [self._with_instances(window)] if window else []
         return windows, memory.to_json()
 
     def history(self, start: float, end: float) -> list[Window]:
@@ -212,11 +199,30 @@ class PrometheusSource(BaseHook):
     def _selector(self) -> str:
         names = self._names
         metrics = [names.requests, *([f"{names.latency}_bucket"] if names.latency else [])]
-        fixed = {**names.where, **self.options.where}
-        matchers = [f"__name__=~{promql_one_of(metrics)}", f"{names.backend_label}=~{promql_one_of(self._sides)}"]
-        return "{" + ",".join([*matchers, *(f"{name}={promql_string(value)}" for name, value in fixed.items())]) + "}"
+        return self._selector_of(f"__name__=~{promql_one_of(metrics)}")
 
-    def _samples(self, begin: float, end: float) -> list[_Series]:
+    def _selector_of(self, *matchers: str) -> str:
+        """Series of both sides, by the labels that the release file asks for."""
+        names = self._names
+        fixed = {**names.where, **self.options.where}
+        sides = f"{names.backend_label}=~{promql_one_of(self._sides)}"
+        equal = (f"{name}={promql_string(value)}" for name, value in fixed.items())
+        return "{" + ",".join([*matchers, sides, *equal]) + "}"
+
+    def _with_instances(self, window: Window) -> Window:
+        """With how many instances of each side were up at its end, where a gauge says so and their counters do not."""
+        gauge = self._names.instances
+        if gauge is None or self.options.instance_label is not None:
+            return window
+        selector = f"{gauge}{self._selector_of()}[{_milliseconds(OVERLAP)}]"
+        up = _instances_up(self._ask("query", query=selector, time=f"{window.end:.3f}")[0], self._names, self._sides)
+        stable, canary = (
+            counts and replace(counts, instances=up.get(side))
+            for side, counts in ((Side.STABLE, window.stable), (Side.CANARY, window.canary))
+        )
+        return replace(window, stable=stable, canary=canary)
+
+    def _samples(self, begin: float, end: float) -> list[Series]:
         return self._ask("query", query=f"{self._selector}[{_milliseconds(end - begin)}]", time=f"{end:.3f}")[0]
 
     def _starts(self, counters: Sequence[Counter], begin: float, end: float) -> dict[str, float]:
@@ -250,13 +256,13 @@ class PrometheusSource(BaseHook):
             start += (last - start) // HISTORY_STEP * HISTORY_STEP
             size = max(2, min(1000, size * HISTORY_ANSWER // max(length, 1)))
 
-    def _ask(self, endpoint: str, **parameters: str) -> tuple[list[_Series], int]:
+    def _ask(self, endpoint: str, **parameters: str) -> tuple[list[Series], int]:
         """The series of an answer, and how long the answer was."""
         path = f"/api/v1/{endpoint}"
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         text = self._server.send("POST", path, body=urlencode(parameters), headers=headers).text
         try:
-            return _series(json.loads(text)), len(text)
+            return series_of(json.loads(text)), len(text)
         except (ValueError, RecursionError):
             raise MetricSourceError(f"{self._server.base_url}{path} answered something that is not JSON.") from None
         except MetricSourceError as error:
@@ -264,7 +270,7 @@ class PrometheusSource(BaseHook):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _counters(self, series: Sequence[_Series]) -> list[Counter]:
+    def _counters(self, series: Sequence[Series]) -> list[Counter]:
         counters = [self._counter(labels, points) for labels, points in series]
         require_one_of_each(counters, self.options.add_up)
         return counters
@@ -305,28 +311,13 @@ def _edge(labels: Mapping[str, str], names: Names) -> float:
     return edge / (1000 if names.latency_unit == "milliseconds" else 1)
 
 
-def _series(answer: Any) -> list[_Series]:
-    """The series of a ``matrix``. MetricSourceError for anything that is not one, or not whole."""
-    if not isinstance(answer, Mapping) or answer.get("status") != "success":
-        said = answer.get("error") if isinstance(answer, Mapping) else None
-        raise MetricSourceError(f"the query failed: {str(said)[:200]}." if said else "this is no Prometheus API.")
-    if answer.get("warnings") or answer.get("isPartial"):
-        said = _first(answer.get("warnings")) or "isPartial"
-        raise MetricSourceError(f"only a part of the data could be read ({str(said)[:200]}).")
-    try:
-        data = answer["data"]
-        if data["resultType"] != "matrix":
-            raise MetricSourceError(f"asked for a matrix, got a {str(data['resultType'])[:20]}.")
-        return [(dict(one["metric"]), _points(one["values"])) for one in data["result"]]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise MetricSourceError("the answer is no matrix of samples.") from None
-
-
-def _first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) and values else None
-
-
-def _points(values: Collection[Any]) -> tuple[tuple[float, float], ...]:
-    """In order of time. A NaN marks where a series ended or was not scraped: it is no sample."""
-    read = ((float(moment), float(value)) for moment, value in values)
-    return tuple(sorted(point for point in read if not math.isnan(point[1])))
+def _instances_up(series: Sequence[Series], names: Names, sides: Mapping[str, Side]) -> dict[Side, int]:
+    """By side, from the newest values of the gauge. Replicas of a load balancer stand before the same instances."""
+    by_target: dict[Side, dict[str, int]] = {}
+    for labels, points in series:
+        side = sides.get(labels.get(names.backend_label, ""))
+        if side is not None and points and points[-1][1].is_integer():
+            of_side, target = by_target.setdefault(side, {}), target_of(labels)
+            of_side[target] = of_side.get(target, 0) + int(points[-1][1])
+    largest = {side: max(targets.values()) for side, targets in by_target.items()}
+    return {side: number for side, number in largest.items() if number > 0}
