@@ -8,6 +8,7 @@ from canary_release.core.noise_filter import (
     NODES,
     PLACES,
     POSITIONS,
+    REACH,
     STATIONARY,
     FilteredMixture,
     FilteredStep,
@@ -91,8 +92,11 @@ def test_no_window_says_more_than_the_cap() -> None:
     strong = np.zeros((6, 1, 3, len(NODES)))
     strong[:, :, 1:] = 1e6
     found = FilteredMixture().extend(strong, np.full((6, 1), 0.9), np.full(6, 0.01))[:, 0]
-    assert np.exp(found[0]) <= 0.01 * np.exp(5.0) + 0.99 + 1e-9
+    assert np.exp(found[0]) == pytest.approx(REACH + 0.99), "although a small stake is no reason to wait for a third"
+    assert np.exp(found[1]) == pytest.approx((REACH + 0.01) * np.exp(5.0), rel=0.01)
     assert (np.diff(found) <= 5.0 + 1e-9).all()
+    large = FilteredMixture().extend(strong[:1], np.full((1, 1), 0.9), np.array([0.5]))[0, 0]
+    assert np.exp(large) == pytest.approx(0.5 * np.exp(5.0) + 0.5)
     assert of_harm(strong).max() == 5.0
 
 

@@ -28,6 +28,7 @@ from canary_release.core.expected_growth import (
 )
 from canary_release.core.guard_rails import BREAKER_ERRORS, BREAKER_RATE, BREAKER_RATIO
 from canary_release.core.mixture import NEEDED, shares_of_alpha
+from canary_release.core.observations import LATER, ON_FIRST, ON_STEPS, ON_TIME
 from canary_release.core.plan import Plan
 from canary_release.core.record import BoolArray
 from canary_release.core.release import Check, CheckKind, Direction, LimitKind, Release, Step
@@ -247,7 +248,8 @@ def _breaker_seconds(asked: _Question, step: Step, effects: FloatArray) -> Float
 def _stakes(release: Release, steps: Sequence[Step]) -> list[float]:
     """The restart weight of each step's first window, when every bake takes its time (see RestartWeights)."""
     planned = max(20, math.ceil(sum(step.bake for step in steps) / release.poll))
-    return [0.5 * (place == 0) + 0.25 / len(steps) + 0.125 / planned for place in range(len(steps))]
+    each = ON_STEPS / len(steps) + ON_TIME * (1.0 - LATER) / planned
+    return [ON_FIRST * (place == 0) + each for place in range(len(steps))]
 
 
 # --- the whole plan ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from canary_release.core.record import BoolArray, FloatArray, IntArray
 from canary_release.core.running_sums import Total
 
 CAP = 5.0  # no single window decides
+REACH = 4.0  # of 100 and more that are needed: how far one window may in any case raise a small stake
 PLACES = 7
 _CAPPED = float(np.exp(CAP))
 _FLIPS = PLACES - 1
@@ -57,7 +58,7 @@ class Filtered:
     """The filters of the null A and of J alternatives M_j, scaled so that A adds up to 1:
         M_j <- ((M_j + stake/J A) K) e^{l_j},  A <- (A K) e^{l_0}.
     Sum M_j is a ratio of likelihoods, so that it is an e-process where instances do what the filter says. In one window
-    it grows by no more than the cap.
+    it grows by no more than the cap, or from a small stake to no more than REACH.
     """
 
     def __init__(self) -> None:
@@ -120,21 +121,20 @@ class _Steps:
         found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
         before = np.concatenate((ratio[None], found[:-1]))
         before[self._forget[rows]] = 0.0
-        return found, ~(found <= np.minimum(_CAPPED * (before + self._stakes[rows][:, None]), _LARGEST))
+        return found, ~(found <= _most(before + self._stakes[rows][:, None]))
 
     def take_capped(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
         """The same with every window held to the cap before the next one comes."""
         kinds, columns = state.shape[:2]
         found, over = np.empty((rows.stop - rows.start, columns)), np.zeros((rows.stop - rows.start, columns), bool)
-        sums, most = np.empty((kinds, columns)), np.empty(columns)
+        sums = np.empty((kinds, columns))
         allowed = zip(self._stakes[rows].tolist(), self._forget[rows].tolist(), strict=True)
         steps = zip(self._moved(state, rows), allowed, found, over, strict=True)
         for at, (flat, (stake, forget), total, beyond) in enumerate(steps, start=rows.start):
             np.dot(flat, _ONES, out=sums.reshape(-1))
             np.add.reduce(sums[1:], axis=0, out=total)
             total /= sums[0]
-            np.multiply(_CAPPED, stake if forget else ratio + stake, out=most)
-            np.minimum(most, _LARGEST, out=most)
+            most = _most(np.zeros(columns) + stake if forget else ratio + stake)
             np.less_equal(total, most, out=beyond)
             np.logical_not(beyond, out=beyond)
             if beyond.any():
@@ -162,6 +162,11 @@ class _Steps:
             np.multiply(target, chances, out=target)
             yield target
             flat = target
+
+
+def _most(staked: FloatArray) -> FloatArray:
+    """How large sum M_j may be after a window that it began with ``staked`` in it."""
+    return np.asarray(np.clip(_CAPPED * staked, REACH, _LARGEST))
 
 
 class _Urn:

@@ -10,6 +10,8 @@ from canary_release.core.release import Step
 from canary_release.core.running_sums import Total
 
 ERROR_RATE = "error_rate"
+# Of the stake: on the first window, on the steps' first windows, on all; of the last, for after the planned windows.
+ON_FIRST, ON_STEPS, ON_TIME, LATER = 1 / 2, 1 / 6, 1 / 3, 1 / 8
 LARGEST_COUNT = 1e12  # beyond it a count is a mistake of its source
 
 
@@ -203,9 +205,10 @@ def value_arrays(record: Record, metrics: Sequence[str], broken: BoolArray) -> t
 class RestartWeights:
     """How much of the stake is put on a regression that begins at each window; they add up to less than 1.
 
-    Half on the first window, a quarter spread over the first windows of the plan's steps, a quarter over time: half of
-    it evenly over the ``planned`` windows, half of the rest over as many again, and so on with doubled spans, so that
-    a rollout that is held for days can still be judged. No weight depends on how many windows there will be.
+    Half on the first window, a sixth spread over the first windows of the plan's steps, a third over time: seven
+    eighths of it evenly over the ``planned`` windows, seven eighths of the rest over as many again, and so on with
+    doubled spans, so that a rollout that is held for days can still be judged. No weight depends on how many windows
+    there will be.
     """
 
     def __init__(self, steps: int, planned: int) -> None:
@@ -220,5 +223,6 @@ class RestartWeights:
         before, _ = self._begun.extend(starts)
         block = np.where(index < self._span, 0.0, np.floor(np.log2(np.maximum(index, 1) / self._span)) + 1.0)
         length = np.where(block == 0, self._span, self._span * 2.0 ** (block - 1.0))
-        weights = 0.25 / self._steps * (starts * (before < self._steps)) + 0.25 * 2.0 ** -(block + 1.0) / length
-        return np.asarray(weights + 0.5 * (index == 0))
+        of_steps = ON_STEPS / self._steps * (starts * (before < self._steps))
+        of_time = ON_TIME * (1.0 - LATER) * LATER**block / length
+        return np.asarray(of_steps + of_time + ON_FIRST * (index == 0))
