@@ -3,6 +3,8 @@
 "At most 1 %" is refuted when more rollouts fail than a true 1 % would bring once in a thousand repetitions.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -146,16 +148,24 @@ def test_errors_times_five_in_mid_rollout_are_found_although_the_service_is_nois
     assert np.mean(seconds) <= 135, "2.5 times what a judge that knows everything needs, and a minute"
 
 
-def singles_and_clumps(rng: np.random.Generator, of: np.ndarray, chance: np.ndarray, clump: float) -> np.ndarray:
-    """Four single errors for each clump of ten on average."""
-    single, large = (rng.poisson(of * chance * share / 2.8) for share in (0.8, 0.2))
-    return np.minimum(single + large + np.where(large > 0, rng.negative_binomial(np.maximum(large, 1), 0.1), 0), of)
+def singles_and_clumps(singles: float, size: float) -> Callable[..., np.ndarray]:
+    """Errors of which this share come alone, of all that come at once; the others in clumps of ``size`` on average."""
+
+    def failures(rng: np.random.Generator, of: np.ndarray, chance: np.ndarray, clump: float) -> np.ndarray:
+        each = of * chance / (singles + (1.0 - singles) * size)
+        single, large = (rng.poisson(each * share) for share in (singles, 1.0 - singles))
+        more = np.where(large > 0, rng.negative_binomial(np.maximum(large, 1), 1.0 / size), 0)
+        return np.minimum(single + large + more, of)
+
+    return failures
 
 
-def test_single_errors_among_large_clumps_roll_no_good_canary_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("singles", "size", "number"), [(0.8, 10.0, 200), (0.95, 30.0, 80)])
+def test_single_errors_among_large_clumps_roll_no_good_canary_back(
+    singles: float, size: float, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their Fano factor alone tells of far fewer, larger clumps than there are."""
-    monkeypatch.setattr("bench.traffic.failures", singles_and_clumps)
-    number = 200
+    monkeypatch.setattr("bench.traffic.failures", singles_and_clumps(singles, size))
     found = learned_rollouts(Service(noise=clumps(3.0)), number, 7, plan=Plan(window=10.0))
     assert sum(said.crossed is not None for said in found) <= most_by_chance(number, ALPHA)
 

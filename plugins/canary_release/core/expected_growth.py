@@ -159,7 +159,7 @@ def _arms(place: Place, of: float, canary: FloatArray, stable: float, phi: float
 
 def _grown(arms: Arms, share: float, place: Place, evidence: Callable[[Arms, FloatArray, Scene], FloatArray]) -> Growth:
     rows = len(arms.canary_of)
-    values = evidence(arms, np.full((rows, 1), share), Scene(_timeline(place, rows), np.zeros(rows), 0.0))
+    values = evidence(arms, np.full((rows, 1), share), Scene(timeline(place, rows), np.zeros(rows), 0.0))
     nodes = len(_OF_CANARY) * len(_OF_STABLE)
     values = values[:, 0].reshape(rows // nodes, nodes, -1)
     return Growth(values.mean(axis=1), values.var(axis=1), np.zeros((rows // nodes, 1)))
@@ -168,7 +168,7 @@ def _grown(arms: Arms, share: float, place: Place, evidence: Callable[[Arms, Flo
 def _with_noise(growth: Growth, canary: FloatArray, allowed: float, par: Parameters, place: Place) -> Growth:
     """The same with what instances take away; canary: its share of bad requests (D,), allowed: what is tolerated."""
     effect = _log_odds(canary) - _log_odds(np.array(min(max(allowed, 1e-9), 1.0 - 1e-9)))
-    spread = float(par.spread(_timeline(place, 1))[0, 0])
+    spread = float(par.spread(timeline(place, 1))[0, 0])
     known = 2.0 * np.maximum(growth.mean.max(axis=1), 0.0) / np.maximum(effect**2, 1e-12)
     lasting = float(par.lasting[0])
     fading = place.seconds / (2.0 * lasting) if lasting > 0 else math.inf
@@ -180,7 +180,7 @@ def _log_odds(share: FloatArray) -> FloatArray:
     return np.asarray(np.log(inside / (1.0 - inside)))
 
 
-def _timeline(place: Place, rows: int) -> Timeline:
+def timeline(place: Place, rows: int) -> Timeline:
     """Nothing of it but the length of the windows and the number of instances is asked for."""
     ones, numbers = np.ones(rows), np.zeros(rows, dtype=np.int64)
     instances = place.traffic.instances

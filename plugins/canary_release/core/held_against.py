@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from canary_release.core.clump_evidence import clump_log_evidence, clumps_say_more
+from canary_release.core.clump_evidence import clump_log_evidence
 from canary_release.core.error_evidence import (
     CAP,
     HARM_FACTORS,
@@ -37,6 +37,8 @@ WIDE_FACTORS = np.geomspace(1.3, 10.0, 4)  # alternatives to a null that is wide
 # the null, and noise seldom stays so far out; 2 gave 1 % false rollbacks on the noisiest services, 2.3 a tenth of that.
 WANDER = 2.3
 FEWEST_CLUMPED = 2.0  # phi from which clumps are worth telling from events
+# Expected in a window. With more of them a tilt does as well, and need not know how fast the service was.
+FEW_CLUMPS = 0.5
 LONGEST_CLUMP = 10.0  # seconds
 SAFE_PARTS = np.array([0.5, 0.8, 1.0])  # of the way from what may not be promoted to stable, on logarithms
 SAFER = 0.5  # and one alternative beyond
@@ -151,26 +153,24 @@ def harm_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
     tilt = np.log(u)
     single = comparison_log_evidence(null, tilt, par.phi, u).reshape(shape)
     if (par.least_phi > FEWEST_CLUMPED).any():
-        _count_clumps(single, null, factors.reshape(shape), tilt.reshape(shape), par, scene)
+        _count_clumps(single, null, factors, par, scene)
     return _softened(single, arms, par, scene)
 
 
-def _count_clumps(
-    single: FloatArray, null: Comparison, factors: FloatArray, tilt: FloatArray, par: Parameters, scene: Scene
-) -> None:
-    """Where windows have so few clumps that it says more, harm is read from those, in place; (W, C, 1 + J, nodes).
+def _count_clumps(single: FloatArray, null: Comparison, factors: FloatArray, par: Parameters, scene: Scene) -> None:
+    """Where windows surely have few clumps, harm is read from those, in place; (W, C, 1 + J, nodes).
 
     Only in windows so long that a clump of retries seldom lasts for several.
     """
-    middle = tilt[:, :, 1:].mean(axis=-1)
-    better = clumps_say_more(null, HARM_FACTORS, middle, par.phi, par.least_phi)
-    better &= (scene.time.seconds >= LONGEST_CLUMP)[:, None, None]
-    if not better.any():
+    expected = null.a_of * (null.theta * null.rate + null.delta) * 2.0 / (par.phi + 1.0)
+    sure = (par.least_phi > FEWEST_CLUMPED) & (expected < FEW_CLUMPS)
+    sure &= (scene.time.seconds >= LONGEST_CLUMP)[:, None]
+    if not sure.any():
         return
-    harms = factors[:, :, 1:]
-    clumps = clump_log_evidence(null, harms.reshape(*null.rate.shape, -1), par.phi, par.least_phi).reshape(harms.shape)
-    better &= np.isfinite(clumps).all(axis=-1)
-    single[:, :, 1:] = np.where(better[..., None], clumps, single[:, :, 1:])
+    phi, least = (np.maximum(values, FEWEST_CLUMPED) for values in (par.phi, par.least_phi))
+    clumps = clump_log_evidence(null, factors, phi, least).reshape(single.shape)
+    sure &= np.isfinite(clumps).all(axis=(2, 3))
+    single[:] = np.where(sure[..., None, None], clumps, single)
 
 
 def odds_likelihoods(arms: Arms, odds_ratio: FloatArray, known: BoolArray, par: Parameters, scene: Scene) -> FloatArray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from canary_release.core.clump_learning import clumps, clumps_of_neighbours, least_by_small_counts, lower, upper
 from canary_release.core.frames import record_from_frame
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
 from canary_release.core.noise_report import Baseline, NoiseReport
@@ -26,12 +27,9 @@ from canary_release.core.weigh import label
 
 FEWEST_EVENTS = 20.0  # below it nothing is learned, and the defaults hold
 FEWEST_WINDOWS = 20
-PRIOR_EVENTS = 10.0  # a prior of phi = 3 with the weight of so many events
-EVENTS_A_STRETCH = 100.0
-STRETCHES = 6
 EVENTS_BEFORE = 100.0  # of all instances a window, added where windows are weighed against each other
 SAFETY = 1.25  # by which the variance of slow noise, as it adds up, is multiplied
-LARGEST_PHI, LARGEST_TAU2 = 200.0, 100.0
+LARGEST_TAU2 = 100.0
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None
     if events.sum() < FEWEST_EVENTS or len(events) < FEWEST_WINDOWS:
         return None
     if events.shape[1] == 1:
-        phi = _clumps_of_neighbours(events[:, 0], of[:, 0])
+        phi = clumps_of_neighbours(events[:, 0], of[:, 0])
         return Noise(phi, DEFAULT_NOISE.tau2, DEFAULT_NOISE.deviation, DEFAULT_NOISE.window)
     total = of.sum(axis=1, keepdims=True)
     share = of / np.maximum(total, 1.0)
@@ -166,71 +164,12 @@ def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None
     variance = expected * (1.0 - rate) * (1.0 - share)
     strength = (expected * (1.0 - rate)) ** 2 * (1.0 - share)
     usual = expected + total / max(float(total.mean()), 1.0) * share * EVENTS_BEFORE  # so that no clump weighs itself
-    phi, least = _clumps(events - expected, variance, usual)
-    tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
+    phi, least = clumps(events - expected, variance, usual)
     number = float(variance.sum())
-    return Noise(_upper(phi, number), min(tau2, LARGEST_TAU2), deviation, seconds, _lower(least, number))
-
-
-def _clumps(residual: FloatArray, variance: FloatArray, expected: FloatArray) -> tuple[float, float]:
-    """phi, and a lower value, from the differences of neighbouring windows, less what slow noise adds to them.
-
-    Slow noise of persistence a adds A (1 - a) to windows next to each other and A (1 - a^2) to the next but one. Taken
-    off is their difference over a: with a = 1 never too much, with a = 0.3 hardly ever too little. Clumps are surely
-    there only where most stretches of the history show them.
-    """
-    near, far = (_differences(residual, variance, expected, apart) for apart in (1, 2))
-    slow = max(_ratio(*far) - _ratio(*near), 0.0)
-    found = _ratio(*near)
-    parts = zip(*(np.array_split(sums, STRETCHES) for sums in near), strict=True)
-    usual = float(np.median([_ratio(squares, chance) for squares, chance in parts]))
-    least = min(found, usual) - slow / 0.3
-    return min(max(1.0, found - slow), LARGEST_PHI), min(max(1.0, least), LARGEST_PHI)
-
-
-def _differences(
-    residual: FloatArray, variance: FloatArray, expected: FloatArray, apart: int
-) -> tuple[FloatArray, FloatArray]:
-    """Squares of differences and what chance makes of them, for each pair of windows (T - apart,).
-
-    An instance that is so much worse than the others is taken to be so in both windows: its excess grows with what was
-    expected, so that an incident of all instances is not taken for a clump of each.
-    """
-    first, later = expected[:-apart], expected[apart:]
-    both = np.maximum(first + later, 1e-300)
-    of_later, of_first = first / both, later / both
-    squares = (residual[apart:] * of_later - residual[:-apart] * of_first) ** 2
-    chance = variance[apart:] * of_later**2 + variance[:-apart] * of_first**2
-    return 2.0 * squares.sum(axis=1), 2.0 * chance.sum(axis=1)
-
-
-def _ratio(squares: FloatArray, chance: FloatArray) -> float:
-    return (float(squares.sum()) + 3.0 * PRIOR_EVENTS) / (float(chance.sum()) + PRIOR_EVENTS)
-
-
-def _clumps_of_neighbours(events: FloatArray, of: FloatArray) -> float:
-    """phi of one series: each pair of neighbouring windows is taken to have one rate.
-
-    The median over stretches of the history, so that incidents, which all instances share, are not taken for clumps.
-    """
-    pairs = of[1:] + of[:-1]
-    rate = (events[1:] + events[:-1]) / np.maximum(pairs, 1.0)
-    chance = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(pairs, 1.0)
-    squares = (events[1:] - rate * of[1:]) ** 2
-    stretches = int(min(20.0, chance.sum() // EVENTS_A_STRETCH))
-    parts = np.array_split(np.arange(len(chance)), stretches if stretches >= 5 else 1)
-    sums = [(float(squares[part].sum()), float(chance[part].sum())) for part in parts]
-    found = [(square + 3.0 * PRIOR_EVENTS) / (total + PRIOR_EVENTS) for square, total in sums]
-    return _upper(min(max(1.0, float(np.median(found))), LARGEST_PHI), float(chance.sum()))
-
-
-def _upper(phi: float, events: float) -> float:
-    """An upper bound: large clumps are rare, so few events show too little of them."""
-    return phi * (1.0 + float(np.sqrt(5.0 * phi / (events + PRIOR_EVENTS))))
-
-
-def _lower(phi: float, events: float) -> float:
-    return 1.0 + (phi - 1.0) * max(0.0, 0.85 - float(np.sqrt(5.0 * phi / (events + PRIOR_EVENTS))))
+    fewest = least_by_small_counts(events, of)
+    least = lower(least, number) if fewest is None else min(fewest, least)
+    tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
+    return Noise(upper(phi, number), min(tau2, LARGEST_TAU2), deviation, seconds, least)
 
 
 def _wander(
