@@ -56,6 +56,17 @@ def test_instances_that_wander_for_ten_minutes_are_learned_as_such() -> None:
         assert found.phi < 2.0, "slow noise is no clump"
 
 
+def test_one_loud_incident_says_no_more_of_instances_than_any_other_minute() -> None:
+    """Fifteen times the errors for a minute, and on one of four instances three times as many as on the others."""
+    past = history(Service(instances=4, noise=PODS), 6.0, 60.0, 5)
+    calm = learn(RELEASE, past).checks["error_rate"]
+    times = np.where(past["instance"] == "i0", 45, 15)
+    loud = past.assign(errors=np.where(past["window"] == 200, past["errors"] * times, past["errors"]))
+    found = learn(RELEASE, loud).checks["error_rate"]
+    assert found.wander == pytest.approx(calm.wander, rel=0.15)
+    assert found.phi < 2.0
+
+
 def test_few_large_clumps_are_not_taken_for_instances_that_wander() -> None:
     """They make squares so uneven that a difference of two usual standard errors is nothing."""
     service = Service(rate=50.0, noise=TrafficNoise(NoiseKind.CLUMPS, clump=6.0))

@@ -30,6 +30,7 @@ FEWEST_WINDOWS = 20
 EVENTS_BEFORE = 100.0  # of all instances a window, added where windows are weighed against each other
 SAFETY = 1.25  # by which the variance of slow noise, as it adds up, is multiplied
 LARGEST_TAU2 = 100.0
+LOUDEST = 2.0  # times as many events as usual that a window of the whole service may count with
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,25 @@ def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None
     share = of / np.maximum(total, 1.0)
     rate = events.sum(axis=1, keepdims=True) / np.maximum(total, 1.0)
     expected = rate * of
-    variance = expected * (1.0 - rate) * (1.0 - share)
-    strength = (expected * (1.0 - rate)) ** 2 * (1.0 - share)
+    less = _less(expected)
+    residual, weight = (events - expected) * less, expected * (1.0 - rate) * less
+    variance, strength = weight * less * (1.0 - share), weight**2 * (1.0 - share)
     usual = expected + total / max(float(total.mean()), 1.0) * share * EVENTS_BEFORE  # so that no clump weighs itself
-    phi, least = clumps(events - expected, variance, usual)
+    phi, least = clumps(residual, variance, usual * less)
+    tau2, deviation = _wander(residual, variance, weight, strength, phi)
     number = float(variance.sum())
     fewest = least_by_small_counts(events, of)
     least = lower(least, number) if fewest is None else min(fewest, least)
-    tau2, deviation = _wander(events - expected, variance, expected * (1.0 - rate), strength, phi)
     return Noise(upper(phi, number), min(tau2, LARGEST_TAU2), deviation, seconds, least)
+
+
+def _less(expected: FloatArray) -> FloatArray:
+    """By how much windows count less, (T, 1): an incident of the whole service is one repetition of instances' noise,
+    not as many as it has events. Not so early that a clump would weigh itself.
+    """
+    of_all = expected.sum(axis=1, keepdims=True)
+    most = LOUDEST * float(np.median(of_all)) + EVENTS_BEFORE
+    return np.asarray(most / np.maximum(of_all, most))
 
 
 def _wander(
