@@ -121,20 +121,23 @@ class _Steps:
         found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
         before = np.concatenate((ratio[None], found[:-1]))
         before[self._forget[rows]] = 0.0
-        return found, ~(found <= _most(before + self._stakes[rows][:, None]))
+        most = np.maximum(_CAPPED * (before + self._stakes[rows][:, None]), REACH)
+        return found, ~(found <= np.minimum(most, _LARGEST))
 
     def take_capped(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
         """The same with every window held to the cap before the next one comes."""
         kinds, columns = state.shape[:2]
         found, over = np.empty((rows.stop - rows.start, columns)), np.zeros((rows.stop - rows.start, columns), bool)
-        sums = np.empty((kinds, columns))
+        sums, most = np.empty((kinds, columns)), np.empty(columns)
         allowed = zip(self._stakes[rows].tolist(), self._forget[rows].tolist(), strict=True)
         steps = zip(self._moved(state, rows), allowed, found, over, strict=True)
         for at, (flat, (stake, forget), total, beyond) in enumerate(steps, start=rows.start):
             np.dot(flat, _ONES, out=sums.reshape(-1))
             np.add.reduce(sums[1:], axis=0, out=total)
             total /= sums[0]
-            most = _most(np.zeros(columns) + stake if forget else ratio + stake)
+            np.multiply(_CAPPED, stake if forget else ratio + stake, out=most)
+            np.maximum(most, REACH, out=most)
+            np.minimum(most, _LARGEST, out=most)
             np.less_equal(total, most, out=beyond)
             np.logical_not(beyond, out=beyond)
             if beyond.any():
@@ -162,11 +165,6 @@ class _Steps:
             np.multiply(target, chances, out=target)
             yield target
             flat = target
-
-
-def _most(staked: FloatArray) -> FloatArray:
-    """How large sum M_j may be after a window that it began with ``staked`` in it."""
-    return np.asarray(np.clip(_CAPPED * staked, REACH, _LARGEST))
 
 
 class _Urn:
