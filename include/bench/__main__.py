@@ -10,9 +10,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from bench.grid import Row, run
+from bench.grid import Past, Row, run
 from bench.profiles import PROFILES
-from bench.promises import OURS
 from bench.report import BenchError, page, read_csv, write_csv
 from canary_release.core.problems import CanaryError
 
@@ -42,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rollouts", type=_positive, metavar="N", help="instead of each cell's own number")
     parser.add_argument("--seed", type=int, default=PUBLISHED_SEED)
-    parser.add_argument("--no-history", action="store_true", help="leave out the judge with learned noise")
+    parser.add_argument("--no-history", action="store_true", help="leave out the judge that learned noise from a past")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="keep rows here; cells that it has are not run again")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page here instead of printing it")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS", help="begin no cell later")
@@ -63,7 +62,8 @@ def _run(asked: argparse.Namespace) -> list[Row]:
             f"no cell of the profile {asked.profile} matches {asked.cells!r}; try 'good*' or '*errors x3*'."
         )
     rows = _kept(asked)
-    done = {row.cell for row in rows if asked.no_history or row.judge == OURS[1]}
+    wanted = {Past.NONE} if asked.no_history else set(Past)
+    done = {cell for cell in {row.cell for row in rows} if wanted <= {row.judge for row in rows if row.cell == cell}}
     began = time.monotonic()
     for place, (cell, number) in enumerate(chosen, start=1):
         if cell.name in done:

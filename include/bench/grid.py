@@ -10,7 +10,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from enum import StrEnum
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,44 +139,68 @@ class Row:
 # --- the judge --------------------------------------------------------------------------------------------------------
 
 
+class Past(StrEnum):
+    """What the judge is told of the service before a rollout; the values are what it is called in the tables.
+
+    SERIES: the service's own series, as any metric source remembers it.  INSTANCES: one of every instance of stable.
+    """
+
+    NONE = "ours"
+    SERIES = "ours, own series"
+    INSTANCES = "ours, history"
+
+
 @dataclass(frozen=True)
 class Ours:
-    """This project's judge; ``learned`` with per-instance history, one for each ten rollouts.
+    """This project's judge, with one past for each ten rollouts.
 
     Rollouts that follow the plan are judged and go back when the judge says fail, as every policy has it; where the
     judge decides itself, they go through the replay that users have.
     """
 
     cell: Cell
-    learned: bool
+    past: Past
     seed: int
 
     @property
     def name(self) -> str:
-        return "ours, history" if self.learned else "ours"
+        return self.past.value
 
     def rollback_seconds(self, seen: Rollouts) -> FloatArray:
         release = self.cell.release(early_promotion=False)
         found = np.full(len(seen), np.inf)
         learned = None
         for rollout in range(len(seen)):
-            if self.learned and rollout % ROLLOUTS_A_HISTORY == 0:
-                learned = learn(release, self.history_of(rollout))
+            if rollout % ROLLOUTS_A_HISTORY == 0:
+                table = self.history_of(rollout)
+                learned = None if table is None else learn(release, table)
             crossed = judge(release, record_from_frame(seen.frame(rollout)), noise=learned).crossed
             if crossed is not None:
                 found[rollout] = seen.plan.ends[crossed]
         return found
 
-    def history_of(self, rollout: int) -> pd.DataFrame:
+    def history_of(self, rollout: int) -> pd.DataFrame | None:
+        if self.past is Past.NONE:
+            return None
         seed = self.seed + 1 + rollout // ROLLOUTS_A_HISTORY
-        return history(self.cell.service, HISTORY_HOURS, HISTORY_WINDOW, seed)
+        table = history(self.cell.service, HISTORY_HOURS, HISTORY_WINDOW, seed)
+        return own_series(table) if self.past is Past.SERIES else table
+
+
+def own_series(table: pd.DataFrame) -> pd.DataFrame:
+    """What is left of a history when instances cannot be told apart: their sums, one row a window."""
+    counts = [str(name) for name in table if name in ("requests", "errors") or str(name).startswith("le_")]
+    ways: dict[str, Any] = {name: "sum" for name in [*counts, "instances"]}
+    together: pd.DataFrame = table.groupby(["window", "start", "end", "side", "weight"], as_index=False).agg(ways)
+    return together
 
 
 def all_judges(cell: Cell, seed: int, learned: bool) -> list[Rule]:
-    ours: list[Rule] = [Ours(cell, False, seed)]
-    if learned:
-        ours.append(Ours(cell, True, seed))
-    return [*ours, Oracle(cell.regression), *PEERS]
+    return [*own_judges(cell, seed, learned), Oracle(cell.regression), *PEERS]
+
+
+def own_judges(cell: Cell, seed: int, learned: bool) -> list[Ours]:
+    return [Ours(cell, past, seed) for past in (Past if learned else [Past.NONE])]
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -184,8 +210,7 @@ def run(cell: Cell, rollouts: int, base_seed: int, learned: bool) -> list[Row]:
     """Every judge in one cell, on the same rollouts."""
     seed = cell.seed(base_seed)
     if cell.kind == "early":
-        chosen = [Ours(cell, False, seed)] + ([Ours(cell, True, seed)] if learned else [])
-        rows = [timed(partial(walk_all, ours, rollouts)) for ours in chosen]
+        rows = [timed(partial(walk_all, ours, rollouts)) for ours in own_judges(cell, seed, learned)]
     else:
         seen = simulate(cell.service, cell.plan, cell.regression, rollouts, seed)
         rows = [timed(partial(judged, cell, judge, seen)) for judge in all_judges(cell, seed, learned)]
@@ -293,10 +318,10 @@ def walk(ours: Ours, tracks: Sequence[Rollouts], rollout: int) -> Walk:
     frames = [track.frame(rollout) for track in tracks]
     taken = np.zeros(plan.windows, dtype=int)
     since, left = 0, list[tuple[int, float]]()
-    learned = ours.history_of(rollout) if ours.learned else None
+    past = ours.history_of(rollout)
     for step in range(len(tracks)):
         taken[since:] = step
-        said = replay(release, stitched(frames, taken), learned)["decision"].to_numpy()[since:]
+        said = replay(release, stitched(frames, taken), past)["decision"].to_numpy()[since:]
         onward = np.flatnonzero(said != "hold")
         if not len(onward):
             return Walk("unfinished", plan.seconds, tuple(left))

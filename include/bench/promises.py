@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.against_peers import beaten_by, delay
 from bench.chance import percent, refuted
-from bench.grid import UNSAFE, Row
+from bench.grid import UNSAFE, Past, Row
 
 PROMISED_FALSE, PROMISED_MISSES, PROMISED_UNSAFE, PROMISED_FINISH = 0.01, 0.02, UNSAFE, 600.0
 TIMES_ORACLE, TIMES_ORACLE_INSTANCES, TIMES_BOUND, GRACE = 1.5, 2.5, 1.5, 60.0
@@ -16,7 +16,6 @@ DEADLINES = {
     "latency +50 %": 90.0,
     "latency +10 %": 420.0,
 }
-OURS = ("ours", "ours, history")
 IMPOSSIBLE = "a mistake in the promise, no test can"
 USUAL = ("none", "1000/s", "0.5 %", "12 instances", "1/5/25/50", "30 s", "limits none, 10%", "limits none, none")
 
@@ -48,8 +47,8 @@ class Finding:
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Every promise that the rows can say something about, for the judge with and without history."""
-    return [found for judge in OURS for check in CHECKS for found in check([r for r in rows if r.judge == judge], rows)]
+    """Every promise that the rows can say something about, for the judge with each kind of past."""
+    return [found for judge in Past for check in CHECKS for found in check([r for r in rows if r.judge == judge], rows)]
 
 
 def _false(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:

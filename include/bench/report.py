@@ -32,7 +32,8 @@ many errors for the next weight, after two windows at the least; whatever it has
 
 Each rollout lasts 40 minutes. A false rollback is one of a canary that is the same as stable; in brackets, the 95 %
 interval of the simulation's own sampling error (Wilson). Times are seconds after the onset: mean of the caught / 95th
-percentile of all. *ours* works without any history; *ours, history* learns noise from six hours of stable's instances.
+percentile of all. *ours* works without any history. *ours, own series* has learned noise from six hours of the service
+as a whole, which a metric source is asked for before each rollout; *ours, history* from six hours of its instances.
 
 Unless a cell says otherwise: 1000 requests/s, 0.5 % errors, 12 instances of stable and a fifth of that for the canary
 (at least two), four steps of 1, 5, 25 and 50 %, windows of 30 s, no tolerance for errors. Latency tolerates 10 % for

@@ -10,11 +10,11 @@ import pytest
 from bench.__main__ import main
 from bench.against_peers import beaten_by, delay
 from bench.chance import chance_of_as_many, refuted, wilson
-from bench.grid import Cell, Row, Walk, hurt_until, left_unsafely, measured, run
+from bench.grid import Cell, Past, Row, Walk, hurt_until, left_unsafely, measured, own_series, run
 from bench.profiles import PROFILES
 from bench.promises import findings
 from bench.report import page, read_csv, write_csv
-from bench.traffic import CANARY, Plan, Regression, Service, simulate
+from bench.traffic import CANARY, Plan, Regression, Service, history, simulate
 
 SMALL = Plan(ladder=(0.1, 0.5), window=60.0, seconds=600.0)
 BAD = Cell("bad", Service(), SMALL, "errors x20 from 300 s", Regression(errors=20.0, onset=300.0))
@@ -45,6 +45,16 @@ def test_every_judge_sees_the_same_rollouts_and_the_gross_regression() -> None:
     by_judge = {row.judge: row for row in rows}
     assert by_judge["oracle"].missed == by_judge["ours"].missed == 0.0
     assert by_judge["oracle"].mean <= by_judge["ours"].mean <= 300.0
+
+
+def test_judge_is_told_of_nothing_of_the_service_as_a_whole_and_of_its_instances() -> None:
+    own = {row.judge: row for row in run(BAD, 2, 44, learned=True) if row.judge in set(Past)}
+    assert list(own) == ["ours", "ours, own series", "ours, history"]
+    table = history(BAD.service, 1.0, 60.0, 3)
+    together = own_series(table)
+    assert len(together) == 60
+    assert together["errors"].sum() == table["errors"].sum()
+    assert set(together["instances"]) == {BAD.service.instances}
 
 
 def test_judge_that_decides_itself_finishes_before_the_plan() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.grid import Cell, Ours
+from bench.grid import Cell, Ours, Past
 from bench.profiles import NOISES
 from bench.traffic import Plan, Service, simulate
 from core.simulated import most_by_chance
@@ -17,12 +17,12 @@ CELLS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learned", [False, True], ids=["without history", "with history"])
-def test_good_canaries_are_rolled_back_in_at_most_one_of_a_hundred_rollouts(learned: bool) -> None:
+@pytest.mark.parametrize("past", list(Past))
+def test_good_canaries_are_rolled_back_in_at_most_one_of_a_hundred_rollouts(past: Past) -> None:
     false = {}
     for cell in CELLS:
         seed = cell.seed(51)
         seen = simulate(cell.service, cell.plan, cell.regression, ROLLOUTS, seed)
-        false[cell.name] = int(np.isfinite(Ours(cell, learned, seed).rollback_seconds(seen)).sum())
+        false[cell.name] = int(np.isfinite(Ours(cell, past, seed).rollback_seconds(seen)).sum())
     assert sum(false.values()) <= most_by_chance(ROLLOUTS * len(CELLS), 0.01), false
     assert max(false.values()) <= most_by_chance(ROLLOUTS, 0.01, doubt=1e-3 / len(CELLS)), false
