@@ -14,7 +14,6 @@ from canary_release.core.noise_filter import (
     FilteredStep,
     of_harm,
 )
-from canary_release.core.observations import Arms
 from core.simulated import events
 
 HARMS = np.log([1.5, 3.0])
@@ -124,9 +123,24 @@ def test_clumps_are_learned_from_stable_during_the_rollout(clump: float, phi: fl
     of = np.full((windows, 1), 20_000)
     failed = events(rng, of, 0.005, clump).astype(float)
     failed[100:104] = events(rng, of[:4], 0.03, clump)  # an incident is not a clump
-    known = np.ones((windows, 1), dtype=bool)
-    seen = Arms(0.0 * of, 0.0 * of, failed, of.astype(float), known, known)
-    found = ClumpsSeen(np.array([6.0]), np.array([True])).extend(seen)[:, 0]
+    found = ClumpsSeen(np.array([6.0])).extend(failed, of.astype(float), 30.0 * np.arange(windows))[:, 0]
     assert found[0] == 6.0
-    assert 0.75 * phi <= found[-1] <= 1.6 * phi
-    assert (ClumpsSeen(np.array([6.0]), np.array([False])).extend(seen) == 6.0).all()
+    assert 0.75 * phi <= np.median(found[120:]) <= 1.6 * phi + 0.4  # the default and the incident fade slowly
+
+
+def test_few_errors_a_window_are_known_to_be_single_within_the_first_step() -> None:
+    rng = np.random.default_rng(8)
+    of = np.full((21, 40), 1500.0)  # 50 requests a second, windows of 30 seconds
+    found = ClumpsSeen(np.full(40, 6.0)).extend(rng.poisson(0.005 * of).astype(float), of, 30.0 * np.arange(21))
+    assert np.median(found[10]) <= 3.0
+    assert np.median(found[20]) <= 2.5
+
+
+def test_clumps_are_learned_the_same_in_pieces() -> None:
+    rng = np.random.default_rng(9)
+    of = np.full((60, 2), 1500)
+    failed = events(rng, of, 0.005, 3.0).astype(float)
+    whole, parts = ClumpsSeen(np.array([6.0, 2.0])), ClumpsSeen(np.array([6.0, 2.0]))
+    start = 30.0 * np.arange(60)
+    pieces = [parts.extend(failed[a:b], of[a:b].astype(float), start[a:b]) for a, b in ((0, 1), (1, 17), (17, 60))]
+    assert (whole.extend(failed, of.astype(float), start) == np.concatenate(pieces)).all()

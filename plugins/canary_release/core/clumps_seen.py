@@ -1,42 +1,78 @@
-"""Learning during a rollout how clumped a service's events are, where its past taught nothing: from stable alone."""
+"""Learning during a rollout how clumped a service's events are, where its past taught nothing: from stable alone.
+
+Each pair of neighbouring windows is taken to have one rate p, so that what changes slowly cancels; what it does not
+cancel only makes the judge more careful. With x events of n requests each, the difference of a pair in parts of chance
+    d = (x_2 - p n_2)^2 / (p (1 - p) n_1 n_2/(n_1 + n_2)),   p = (x_1 + x_2)/(n_1 + n_2)
+is phi on average. For geometric clumps of mean size c and x events its relative variance is 2 + 6 c/x (excess kurtosis
+of a Polya-Aeppli count), so that a pair counts 2/(2 + 6 c/x) as much as one with many events; and a third in
+all, as each window is in two pairs and a normal variance has half a degree of freedom. With those weights w, halved
+every five minutes so that clumps which begin late are not taken for harm for long,
+    phi = (WEIGHT phi_0 + sum w d)/(WEIGHT + sum w),
+the mean of an inverse gamma posterior.
+"""
 
 import numpy as np
 
-from canary_release.core.observations import Arms
-from canary_release.core.record import BoolArray, FloatArray
+from canary_release.core.record import FloatArray
+from canary_release.core.running_sums import HALF_LIFE
 
-PRIOR_EVENTS = 150.0  # with which the default counts
-SURPRISE = 9.0  # times its expected square that one pair of windows may count: an incident is not a clump
+WEIGHT = 0.5  # of the default, in the unit of w: less than two pairs of windows with many events
+CLUMPED = 20.0  # events at which a pair counts half: 3 c of clumps of six
+SURPRISE = 9.0  # times what is expected that one pair may count: an incident is not a clump
 
 
 class ClumpsSeen:
-    """The Fano factor before each window, from how stable's neighbouring windows differ.
+    """The Fano factor of some series before each window. It never looks at the canary."""
 
-    Each pair of neighbours is taken to have one rate, so that what changes slowly cancels; what it does not cancel only
-    makes the judge more careful. It never looks at the canary.
-    """
-
-    def __init__(self, phi: FloatArray, learns: BoolArray) -> None:
-        """phi: where nothing was seen yet, (C,).  learns: the others keep it, (C,)."""
-        self._phi, self._learns = phi, learns
-        self._squares, self._chances = PRIOR_EVENTS * phi, np.full(len(phi), PRIOR_EVENTS)
+    def __init__(self, phi: FloatArray) -> None:
+        """phi: where nothing was seen yet, (S,)."""
+        self._series = [_Series(start) for start in phi.tolist()]
         self._last = np.zeros((2, len(phi)))
+        self._start: float | None = None
 
-    def extend(self, arms: Arms) -> FloatArray:
-        """(W, C)."""
-        if not self._learns.any():
-            return np.broadcast_to(self._phi, arms.stable_of.shape)
-        events = np.concatenate((self._last[:1], arms.stable_events))
-        of = np.concatenate((self._last[1:], arms.stable_of))
-        self._last = np.stack((events[-1], of[-1]))
-        both = of[1:] + of[:-1]
-        rate = (events[1:] + events[:-1]) / np.maximum(both, 1.0)
-        chances = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(both, 1.0) * self._learns
-        squares = (events[1:] - rate * of[1:]) ** 2
-        found = np.empty_like(rate)
-        for at, (square, chance) in enumerate(zip(squares, chances, strict=True)):
-            phi = self._squares / self._chances
-            np.maximum(phi, 1.0, out=found[at])
-            self._squares = self._squares + np.minimum(square, SURPRISE * phi * chance)
-            self._chances = self._chances + chance
+    def extend(self, stable_events: FloatArray, stable_of: FloatArray, start: FloatArray) -> FloatArray:
+        """(W, S), from events out of how many, both (W, S), in windows that start at (W,)."""
+        events = np.concatenate((self._last[:1], stable_events))
+        of = np.concatenate((self._last[1:], stable_of))
+        gaps = np.diff(start, prepend=start[0] if self._start is None else self._start)
+        kept = (0.5 ** (np.where((gaps > 0) & (gaps < np.inf), gaps, 0.0) / HALF_LIFE)).tolist()
+        self._last, self._start = np.stack((events[-1], of[-1])), float(start[-1])
+        difference, weight = _pairs(events, of)
+        followed = [
+            series.extend(difference[:, at].tolist(), weight[:, at].tolist(), kept)
+            for at, series in enumerate(self._series)
+        ]
+        return np.array(followed, dtype=float).reshape(len(followed), len(start)).T
+
+
+class _Series:
+    """phi of one series, and the sums of w d and of w."""
+
+    def __init__(self, phi: float) -> None:
+        self._prior, self._squares, self._weights = WEIGHT * phi, 0.0, 0.0
+
+    def extend(self, difference: list[float], weight: list[float], kept: list[float]) -> list[float]:
+        """Before each window."""
+        prior, squares, weights, found = self._prior, self._squares, self._weights, []
+        for one, counts, keep in zip(difference, weight, kept, strict=True):
+            squares *= keep
+            weights *= keep
+            phi = (prior + squares) / (WEIGHT + weights)
+            phi = 1.0 if phi < 1.0 else phi
+            found.append(phi)
+            most = SURPRISE * phi
+            squares += counts * (most if one > most else one)
+            weights += counts
+        self._squares, self._weights = squares, weights
         return found
+
+
+def _pairs(events: FloatArray, of: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """d and w of each window with the one before it, (W - 1, S)."""
+    both, together = of[1:] + of[:-1], events[1:] + events[:-1]
+    rate = together / np.maximum(both, 1.0)
+    chance = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(both, 1.0)
+    known = chance > 0
+    rarer = np.minimum(together, both - together)
+    difference = (events[1:] - rate * of[1:]) ** 2 / np.where(known, chance, 1.0)
+    return difference, np.where(known, rarer / (rarer + CLUMPED) / 3.0, 0.0)

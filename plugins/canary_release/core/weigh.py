@@ -186,14 +186,16 @@ class WeighedProportions(Weighed):
         self._past = Decayed(np.array([known.get(name, (0.0, 0.0)) for name in self._metrics], dtype=float))
         self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
         self._against_limit, self._recorded = AgainstLimit(), Recorded()
-        self._clumps = ClumpsSeen(
-            self._par.phi, np.array([noise_of(check, noise) is DEFAULT_NOISE for check in checks], dtype=bool)
-        )
+        self._learns = np.array([noise_of(check, noise) is DEFAULT_NOISE for check in checks], dtype=bool)
+        names = sorted({check.metric for check, learns in zip(checks, self._learns, strict=True) if learns})
+        self._series = np.array([names.index(name) if name in names else 0 for name in self._metrics], dtype=np.int64)
+        self._first = np.array([self._metrics.index(name) for name in names], dtype=np.int64)
+        self._clumps = ClumpsSeen(np.full(len(names), DEFAULT_NOISE.phi))
 
     def extend(self, record: Record, scene: Scene) -> None:
         time = scene.time
         arms = proportion_arms(record, self._metrics, time.broken)
-        par = replace(self._par, phi=self._clumps.extend(arms))
+        par = self._as_clumped(arms, time.start)
         past = self._past.before(np.stack((arms.stable_events, arms.stable_of), axis=-1), time.start)
         rate = np.clip((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior), 1e-9, 1.0 - 1e-9)
         likelihood = harm_likelihoods(arms, rate, par, scene)
@@ -213,6 +215,13 @@ class WeighedProportions(Weighed):
                 some, some, rate[:, self.limited], self._par[self.limited], self._limit, scene
             )
         self._keep(arms, time, change, limit, burning)
+
+    def _as_clumped(self, arms: Arms, start: FloatArray) -> Parameters:
+        """With what stable has shown so far, one series for all checks of a metric."""
+        if not self._learns.any():
+            return self._par
+        found = self._clumps.extend(arms.stable_events[:, self._first], arms.stable_of[:, self._first], start)
+        return replace(self._par, phi=np.where(self._learns, found[:, self._series], self._par.phi))
 
 
 def tolerated(check: Check) -> tuple[float, float]:

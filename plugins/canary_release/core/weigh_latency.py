@@ -8,6 +8,7 @@ import numpy as np
 
 from canary_release.core import latency_evidence as latency
 from canary_release.core.alike import Alike
+from canary_release.core.clumps_seen import ClumpsSeen
 from canary_release.core.held_against import (
     SAFE_ALTERNATIVES,
     Parameters,
@@ -17,7 +18,7 @@ from canary_release.core.held_against import (
     odds_likelihoods,
     safe_likelihoods,
 )
-from canary_release.core.noise import Noise
+from canary_release.core.noise import DEFAULT_LATENCY_NOISE, Noise
 from canary_release.core.noise_filter import NODES, FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline
 from canary_release.core.observations import Arms, Histograms, histograms
@@ -48,6 +49,7 @@ class WeighedLatency(Weighed):
         noises = noise_columns([noise_of(checks[place], noise) for place in self._owner.tolist()])
         self._par = Parameters(ones, 0.0 * ones, ones < 0, *noises)
         owners = [checks[place] for place in self._owner.tolist()]
+        self._learns = np.array([noise_of(check, noise) is DEFAULT_LATENCY_NOISE for check in owners], dtype=bool)
         self._alike = Alike([(check.max_change, noise_of(check, noise)) for check in owners])
         self._at_edges = list(at_edges)
         self._baseline = baseline if baseline is not None and baseline.edges else None
@@ -108,6 +110,8 @@ class WeighedLatency(Weighed):
     def _extend_with(self, scale: "_Scale", record: Record, scene: Scene) -> None:
         seen = histograms(record, scene.time.broken)
         exceedance, ready, slowed = scale.before(seen, scene)
+        if self._learns.any():
+            scale.watch_clumps(seen, scene.time.start)
         tolerated = scale.stretched.tolerated(exceedance)[:, self._owner]
         edge = latency.nearest_edge(tolerated, self._shares)
         parents, watched = self._alike.split(edge), edge[:, self._shown]
@@ -116,7 +120,7 @@ class WeighedLatency(Weighed):
         rows, members = np.arange(len(edge))[:, None], self._alike.members
         edge = edge[:, members]
         rate, allowed = exceedance[rows, edge], tolerated[rows, members, edge]
-        par = scale.noise_at(edge, self._par[members])
+        par = scale.as_clumped(edge, scale.noise_at(edge, self._par[members]), self._learns[members])
         odds_ratio = np.maximum((allowed / (1.0 - allowed)) / (rate / (1.0 - rate)), 1.0)
         arms = seen.at(edge)
         likelihood = odds_likelihoods(arms, odds_ratio, ready, par, scene)
@@ -194,6 +198,8 @@ class _Scale:
         self._past = UsualState(start)
         same = known is not None and len(at_edges) == len(edges)
         self._noise = noise_columns(list(at_edges)) if same else None
+        self._clumps = ClumpsSeen(np.full(len(edges), DEFAULT_LATENCY_NOISE.phi))
+        self._phi = np.empty((0, len(edges)))
 
     def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray, BoolArray]:
         """Stable's exceedance before each window (W, B), whether anything was known of it (W, 1), and whether stable
@@ -204,6 +210,22 @@ class _Scale:
         exceedance = latency.exceedance(past[:, :-1], past[:, -1:])
         slower = latency.exceedance(counts[:, :-1], counts[:, -1:]).sum(axis=1) > exceedance.sum(axis=1)
         return exceedance, past[:, -1:] > 0, others & slower
+
+    def watch_clumps(self, seen: Histograms, start: FloatArray) -> None:
+        """Learn how clumped stable's slow requests are at each edge; before each of these windows.
+
+        Never more than the default: slow requests come in no clumps, but with much traffic what all of them go through
+        changes visibly from one window to the next.
+        """
+        of = np.broadcast_to(seen.stable_of, seen.stable_slower.shape)
+        found = self._clumps.extend(seen.stable_slower, of, start)
+        self._phi = np.minimum(found, DEFAULT_LATENCY_NOISE.phi)
+
+    def as_clumped(self, edge: IntArray, par: Parameters, learns: BoolArray) -> Parameters:
+        """With what stable has shown so far at these edges (W, C), in the columns that learn it."""
+        if self._noise is not None or not learns.any():
+            return par
+        return replace(par, phi=np.where(learns, self._phi[np.arange(len(edge))[:, None], edge], par.phi))
 
     def noise_at(self, edge: IntArray, par: Parameters) -> Parameters:
         """The noise at these edges (W, C), where it was learned for each."""
