@@ -23,6 +23,7 @@ from core.simulated import ERRORS, LATENCY, TENTH, Traffic, many_rollouts, most_
 PLAIN = Check("plain", CheckKind.PROPORTION)
 RELATIVE = Check("relative", CheckKind.PROPORTION, max_change=TENTH)
 CALM = Noise(1.0, 0.0)
+Failures = Callable[[np.random.Generator, np.ndarray, np.ndarray, float], np.ndarray]
 PLAIN_ERRORS = Check("error_rate", CheckKind.PROPORTION)
 HARMLESS = Regression()
 SLOWLY = Plan()
@@ -168,6 +169,36 @@ def test_single_errors_among_large_clumps_roll_no_good_canary_back(
     monkeypatch.setattr("bench.traffic.failures", singles_and_clumps(singles, size))
     found = learned_rollouts(Service(noise=clumps(3.0)), number, 7, plan=Plan(window=10.0))
     assert sum(said.crossed is not None for said in found) <= most_by_chance(number, ALPHA)
+
+
+def clumps_come_late(rng: np.random.Generator, of: np.ndarray, chance: np.ndarray, clump: float) -> np.ndarray:
+    """Single errors for 20 of 40 minutes, by which stable is known for them; then a clump of ten for fifty of them."""
+    late = np.arange(of.shape[-1]) >= of.shape[-1] // 2
+    large = rng.poisson(of * chance * late / 50.0)
+    more = np.where(large > 0, rng.negative_binomial(np.maximum(large, 1), 0.1), 0)
+    return np.minimum(rng.poisson(of * chance) + large + more, of)
+
+
+@pytest.mark.parametrize("rate", [50.0, 1000.0])
+@pytest.mark.parametrize("failures", [clumps_come_late, singles_and_clumps])
+def test_clumps_that_come_late_or_among_single_errors_roll_no_good_canary_back(
+    monkeypatch: pytest.MonkeyPatch, rate: float, failures: Failures
+) -> None:
+    """Without any history, so that the judge has learned from stable how single errors are."""
+    monkeypatch.setattr("bench.traffic.failures", failures)
+    number = 200
+    seen = simulate(Service(rate=rate), SLOWLY, HARMLESS, number, 71)
+    judged = [judge(release_of(PLAIN_ERRORS), record_from_frame(seen.frame(at))) for at in range(number)]
+    assert sum(said.crossed is not None for said in judged) <= most_by_chance(number, ALPHA)
+
+
+def test_errors_times_twenty_of_little_traffic_are_found_within_the_first_step_without_any_history() -> None:
+    """A canary with 15 requests in a window and one and a half errors: the more is seen of stable, the surer."""
+    seen = simulate(Service(rate=50.0), SLOWLY, Regression(errors=20.0), 30, 72)
+    release = release_of(PLAIN_ERRORS, LATENCY)
+    found = [judge(release, record_from_frame(seen.frame(at))).crossed for at in range(30)]
+    seconds = [np.inf if crossed is None else seen.plan.ends[crossed] for crossed in found]
+    assert np.mean(seconds) <= 270
 
 
 def test_errors_times_twenty_in_few_large_clumps_are_found_within_the_first_step() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from canary_release.core.any_events import ask_for_any
 from canary_release.core.clump_evidence import clump_log_evidence
 from canary_release.core.error_evidence import (
     CAP,
@@ -144,8 +145,13 @@ def harm_of_change(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) 
     return _masked(single, arms.seen)
 
 
-def harm_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene) -> FloatArray:
-    """Log likelihoods of "as bad as tolerated" and of each harm, given instances' noise, (W, C, 1 + J, nodes)."""
+def harm_likelihoods(
+    arms: Arms, rate: FloatArray, par: Parameters, scene: Scene, guessed: BoolArray | None = None
+) -> FloatArray:
+    """Log likelihoods of "as bad as tolerated" and of each harm, given instances' noise, (W, C, 1 + J, nodes).
+
+    guessed: (C,), where it is only guessed how large clumps may be.
+    """
     null = orient(arms, par.theta, par.delta, rate, par.higher)
     logs, shape = _with_instances(np.log(HARM_FACTORS), par, scene)
     factors = np.exp(logs)
@@ -154,6 +160,9 @@ def harm_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
     single = comparison_log_evidence(null, tilt, par.phi, u).reshape(shape)
     if (par.least_phi > FEWEST_CLUMPED).any():
         _count_clumps(single, null, factors, par, scene)
+    if guessed is not None:
+        asked = guessed & (scene.time.seconds >= LONGEST_CLUMP)[:, None]
+        ask_for_any(single, null, factors.reshape(shape), tilt.reshape(shape), par.phi, asked)
     return _softened(single, arms, par, scene)
 
 

@@ -198,7 +198,7 @@ class WeighedProportions(Weighed):
         par = self._as_clumped(arms, time.start)
         past = self._past.before(np.stack((arms.stable_events, arms.stable_of), axis=-1), time.start)
         rate = np.clip((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior), 1e-9, 1.0 - 1e-9)
-        likelihood = harm_likelihoods(arms, rate, par, scene)
+        likelihood = harm_likelihoods(arms, rate, par, scene, self._learns)
         recorded = self._recorded.extend(of_harm(likelihood), arms, past, self._par, time)
         if time.alone.any():
             likelihood[time.alone, :, :1] = 0.0
