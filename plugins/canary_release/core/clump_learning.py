@@ -9,7 +9,6 @@ from canary_release.core.error_evidence import clump_cumulant
 from canary_release.core.record import FloatArray
 
 PRIOR_EVENTS = 10.0  # a prior of phi = 3 with the weight of so many events
-EVENTS_A_STRETCH = 100.0
 STRETCHES = 6
 SMALL = (0.0, 0.25, 0.5)
 SURE, DOUBTFUL = 1.5, 0.25  # standard errors, and how large one may be beside its mean
@@ -93,22 +92,6 @@ def _usual(sums: tuple[FloatArray, FloatArray]) -> float:
 
 def _ratio(squares: FloatArray, chance: FloatArray) -> float:
     return (float(squares.sum()) + 3.0 * PRIOR_EVENTS) / (float(chance.sum()) + PRIOR_EVENTS)
-
-
-def clumps_of_neighbours(events: FloatArray, of: FloatArray) -> float:
-    """phi of one series: each pair of neighbouring windows is taken to have one rate.
-
-    The median over stretches of the history, so that incidents, which all instances share, are not taken for clumps.
-    """
-    pairs = of[1:] + of[:-1]
-    rate = (events[1:] + events[:-1]) / np.maximum(pairs, 1.0)
-    chance = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(pairs, 1.0)
-    squares = (events[1:] - rate * of[1:]) ** 2
-    stretches = int(min(20.0, chance.sum() // EVENTS_A_STRETCH))
-    parts = np.array_split(np.arange(len(chance)), stretches if stretches >= 5 else 1)
-    sums = [(float(squares[part].sum()), float(chance[part].sum())) for part in parts]
-    found = [(square + 3.0 * PRIOR_EVENTS) / (total + PRIOR_EVENTS) for square, total in sums]
-    return upper(min(max(1.0, float(np.median(found))), LARGEST_PHI), float(chance.sum()))
 
 
 def upper(phi: float, events: float) -> float:

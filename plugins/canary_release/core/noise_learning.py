@@ -7,16 +7,17 @@ windows differ (tau2 and deviation), for blocks up to a third of the history, si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from canary_release.core.clump_learning import clumps, clumps_of_neighbours, least_by_small_counts, lower, upper
+from canary_release.core.clump_learning import clumps, least_by_small_counts, lower, upper
 from canary_release.core.frames import record_from_frame
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
 from canary_release.core.noise_report import Baseline, NoiseReport
 from canary_release.core.observations import ERROR_RATE, slower_than_edges
+from canary_release.core.own_series import clumps_of_series
 from canary_release.core.record import STABLE, Edges, FloatArray, Record, record_of
 from canary_release.core.release import Check, CheckKind, Release
 from canary_release.core.running_sums import HALF_LIFE
@@ -64,7 +65,7 @@ def learn(release: Release, history: pd.DataFrame | Sequence[Window]) -> NoiseRe
         return NoiseReport(sentences=("the history has no windows: the defaults hold.",))
     checks: dict[str, Noise] = {}
     sentences: list[str] = []
-    at_edges = tuple(_learned(past.slower[..., at], past.of[..., 0], past.seconds) for at in range(len(past.edges)))
+    at_edges = tuple(_of_edge(past, at) for at in range(len(past.edges)))
     for check in release.checks:
         found = _of_check(check, past, at_edges)
         if found is not None:
@@ -151,13 +152,23 @@ def _of_check(check: Check, past: _Past, at_edges: Sequence[Noise | None]) -> No
     return at_edges[int(np.argmin(np.abs(np.log((share + 1e-9) / wanted))))]
 
 
-def _learned(events: FloatArray, of: FloatArray, seconds: float) -> Noise | None:
-    """The noise of counts (T, K) out of (T, K), in windows of ``seconds``; None where too little happened."""
+def _of_edge(past: _Past, at: int) -> Noise | None:
+    """Slow requests come in no clumps, and what a whole service goes through looks like them where traffic is dense."""
+    found = _learned(past.slower[..., at], past.of[..., 0], past.seconds, DEFAULT_LATENCY_NOISE)
+    if found is None or past.instances > 1:
+        return found
+    return replace(found, phi=min(found.phi, DEFAULT_LATENCY_NOISE.phi))
+
+
+def _learned(events: FloatArray, of: FloatArray, seconds: float, default: Noise = DEFAULT_NOISE) -> Noise | None:
+    """The noise of counts (T, K) out of (T, K), in windows of ``seconds``; None where too little happened.
+
+    default: for what a service's own series cannot tell.
+    """
     if events.sum() < FEWEST_EVENTS or len(events) < FEWEST_WINDOWS:
         return None
     if events.shape[1] == 1:
-        phi = clumps_of_neighbours(events[:, 0], of[:, 0])
-        return Noise(phi, DEFAULT_NOISE.tau2, DEFAULT_NOISE.deviation, DEFAULT_NOISE.window)
+        return replace(default, phi=upper(*clumps_of_series(events[:, 0], of[:, 0])))
     total = of.sum(axis=1, keepdims=True)
     share = of / np.maximum(total, 1.0)
     rate = events.sum(axis=1, keepdims=True) / np.maximum(total, 1.0)
