@@ -18,7 +18,7 @@ from canary_release.core.error_evidence import HARM_FACTORS, Comparison, against
 from canary_release.core.noise import DEFAULT_NOISE
 from canary_release.core.record import BoolArray, FloatArray
 
-FEW_EVENTS = 2.0  # expected without harm; with more, most windows have some anyhow
+FEW_EVENTS = 1.0  # expected without harm; with more, most windows have some anyhow
 _FEWEST = 1e-9  # events, so that nothing is divided by nought
 
 
