@@ -16,7 +16,7 @@ import numpy as np
 from canary_release.core.record import FloatArray
 from canary_release.core.running_sums import HALF_LIFE
 
-WEIGHT = 0.5  # of the default, in the unit of w: less than two pairs of windows with many events
+WEIGHT = 0.375  # of the default, in the unit of w: about one pair of windows with many events
 CLUMPED = 20.0  # events at which a pair counts half: 3 c of clumps of six
 SURPRISE = 9.0  # times what is expected that one pair may count: an incident is not a clump
 

@@ -17,7 +17,8 @@ class Noise:
         allows, which is true of noise that lasts longer than half a window.
 
     The defaults hold for the errors of a service without per-instance history: clumps of up to six, and instances whose
-    error rates wander by 30 % for ten minutes. Safe, and two to five times slower than noise that was measured.
+    error rates wander by 30 % for ten minutes. Safe, and up to three times slower than noise that was measured,
+    although clumps are learned during the rollout.
     """
 
     phi: float = 6.0
