@@ -180,7 +180,7 @@ def clumps_come_late(rng: np.random.Generator, of: np.ndarray, chance: np.ndarra
 
 
 @pytest.mark.parametrize("rate", [50.0, 1000.0])
-@pytest.mark.parametrize("failures", [clumps_come_late, singles_and_clumps])
+@pytest.mark.parametrize("failures", [clumps_come_late, singles_and_clumps(0.8, 10.0)], ids=["late", "among singles"])
 def test_clumps_that_come_late_or_among_single_errors_roll_no_good_canary_back(
     monkeypatch: pytest.MonkeyPatch, rate: float, failures: Failures
 ) -> None:
