@@ -179,8 +179,12 @@ def comparison_log_evidence(
     evidence = np.log(each)
     evidence *= -(null.a_events + null.b_events)[..., None]
     evidence += tilt * null.a_events[..., None]
-    if null.delta.any():
-        evidence -= (null.a_of * null.delta)[..., None] * clump_cumulant(u / each, stickiness)
+    if null.delta.any():  # n_a delta K(u/lambda)
+        cost = stickiness * u
+        np.subtract(each, cost, out=cost)
+        np.divide(u - each, cost, out=cost)
+        cost *= (1.0 - stickiness) * (null.a_of * null.delta)[..., None]
+        evidence -= cost
     return np.where(null.informative[..., None], evidence, 0.0)
 
 

@@ -149,19 +149,15 @@ class _Steps:
 
     def _moved(self, state: FloatArray, rows: slice) -> Iterator[FloatArray]:
         """The states after each window, flat; what is done to one is what the next goes on from."""
-        kinds, columns = state.shape[:2]
-        started, flat = np.empty((kinds, columns * PLACES)), state.reshape(-1, PLACES)
-        fresh, moved_from = self.fresh.reshape(-1, PLACES), started.reshape(-1, PLACES)
+        kinds = len(state)
+        flat, fresh = state.reshape(-1, PLACES), self.fresh.reshape(-1, PLACES)
         each = (self._stakes[rows] / (kinds - 1)).tolist()
         steps = zip(each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], strict=True)
         for at, (stake, forget, target, chances) in enumerate(steps, start=rows.start):
-            flat = fresh if forget else flat
-            if stake:
-                alike = flat.reshape(kinds, -1)
-                np.add(alike, alike[0] * stake, out=started)
-                started[0] = alike[0]
-                flat = moved_from
-            self._urn.move(flat, at, target)
+            self._urn.move(fresh if forget else flat, at, target)
+            if stake:  # staked before the move, which is the same for all kinds
+                alike = target.reshape(kinds, -1)
+                alike[1:] += alike[0] * stake
             np.multiply(target, chances, out=target)
             yield target
             flat = target
