@@ -1,21 +1,19 @@
 """How large a difference is, with an interval, from the counts that a sentence shows."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from canary_release.core.noise import Noise
 from canary_release.core.record import BoolArray, FloatArray
-from canary_release.core.release import Check
 from canary_release.core.weigh import Weighed
 from canary_release.core.weigh_latency import WeighedLatency
 from canary_release.core.weigh_values import WeighedValues
-from canary_release.core.wording import limit_text
 
 Z = 1.96  # a 95 % interval
-_limit_text = lru_cache(maxsize=512)(limit_text)
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Effect:
 
     numbers: dict[str, Any]
     unit: str
-    limit: str
     edge: float | None = None
 
 
@@ -40,36 +37,64 @@ class Effects:
         self._usable = known[..., 0] & (known[..., 1] | self._alone[:, None])
         counts = weighed.counts.array[rows]
         self._counts: list[list[float]] = np.where(self._usable[..., None], counts, 0.0).sum(axis=0).tolist()
-        self._slower: tuple[FloatArray, FloatArray] | None = None
+        self._histograms: tuple[_Histogram, _Histogram] | None = None
 
     def of(self, column: int, noise: Noise, instance_noise: float) -> Effect:
         """instance_noise: the sum of 1/instances of both sides."""
-        check, limit = self._weighed.checks[column], _limit_text(self._weighed.checks[column])
         if isinstance(self._weighed, WeighedValues):
-            return Effect(_numbers(self._counts[column]) | self._means(self._weighed, column), "", limit)
+            return Effect(_numbers(self._counts[column]) | self._means(self._weighed, column), "")
         if isinstance(self._weighed, WeighedLatency) and self._weighed.edges:
-            return self._of_latency(self._weighed, column, check, noise, limit)
+            return self._of_latency(self._weighed, column, noise)
         counts = self._counts[column]
         variance = noise.wander**2 * instance_noise
         rates = (_ratio(counts[0], counts[1]), _ratio(counts[2], counts[3]))
         interval = _ratio_interval(counts, noise.phi, variance)
-        return Effect(_numbers(counts) | _change(rates, interval), "%", limit)
+        return Effect(_numbers(counts) | _change(rates, interval), "%")
 
     def _means(self, weighed: WeighedValues, column: int) -> dict[str, float | None]:
         values = weighed.values.array[self._rows, column][self._usable[:, column]]
         return _change((_mean(values[:, 0]), _mean(values[:, 1])), None)
 
-    def _of_latency(self, weighed: WeighedLatency, column: int, check: Check, noise: Noise, limit: str) -> Effect:
-        if self._slower is None:
+    def _of_latency(self, weighed: WeighedLatency, column: int, noise: Noise) -> Effect:
+        if self._histograms is None:
             known = np.asarray(weighed.known.array[self._rows].any(axis=1))
             usable = known[:, 0] & (known[:, 1] | self._alone)
-            slower = weighed.slower.array[self._rows][usable].sum(axis=0)
-            self._slower = slower, weighed.of.array[self._rows][usable].sum(axis=0)
-        slower, of = self._slower
+            slower = weighed.slower.array[self._rows][usable].sum(axis=0).tolist()
+            of = weighed.of.array[self._rows][usable].sum(axis=0).tolist()
+            canary, stable = (_Histogram(weighed.edges, slower[side], of[side]) for side in (0, 1))
+            self._histograms = canary, stable
+        canary, stable = self._histograms
         edge = int(weighed.edge.array[self._rows.stop - 1, column])
-        counts = [float(slower[0, edge]), float(of[0]), float(slower[1, edge]), float(of[1])]
-        quantiles = _quantiles(weighed.edges, slower, of, check.quantile or 0.5, noise.phi)
-        return Effect(_numbers(counts) | quantiles, "s", limit, weighed.edges[edge])
+        counts = [canary.slower[edge], canary.of, stable.slower[edge], stable.of]
+        quantiles = _quantiles(canary, stable, weighed.checks[column].quantile or 0.5, noise.phi)
+        return Effect(_numbers(counts) | quantiles, "s", weighed.edges[edge])
+
+
+class _Histogram:
+    """One side's requests: how many were slower than each edge, of how many."""
+
+    def __init__(self, edges: Sequence[float], slower: list[float], of: float) -> None:
+        self.slower, self.of = slower, of
+        self._edges, self._below = [0.0, *edges], [0.0, *(of - more for more in slower)]
+
+    def around(self, quantile: float, phi: float) -> tuple[float, float, float] | None:
+        """The quantile between the ends of its interval, in seconds; None without requests.
+
+        The interval comes from the ranks, quantile ± 1.96 sqrt(phi q (1 - q)/n).
+        """
+        if self.of <= 0:
+            return None
+        reach = Z * (phi * quantile * (1.0 - quantile) / max(self.of, 1.0)) ** 0.5
+        return self._at(max(quantile - reach, 0.0)), self._at(quantile), self._at(min(quantile + reach, 1.0))
+
+    def _at(self, quantile: float) -> float:
+        """Linear inside its bucket; the last edge when beyond."""
+        wanted, below, edges = quantile * self.of, self._below, self._edges
+        if wanted >= below[-1]:
+            return edges[-1]
+        left = bisect_right(below, wanted) - 1
+        slope = (edges[left + 1] - edges[left]) / (below[left + 1] - below[left])
+        return edges[left] + slope * (wanted - below[left])
 
 
 def _numbers(counts: list[float]) -> dict[str, Any]:
@@ -110,29 +135,11 @@ def _ratio_interval(counts: list[float], phi: float, variance: float) -> tuple[f
 
 
 def _quantiles(
-    edges: tuple[float, ...], slower: FloatArray, of: FloatArray, quantile: float, phi: float
+    canary_side: _Histogram, stable_side: _Histogram, quantile: float, phi: float
 ) -> dict[str, float | None]:
-    """Quantiles of both sides; the interval comes from the ranks, quantile ± 1.96 sqrt(phi q (1 - q)/n)."""
-    sides: list[tuple[float, float, float] | None] = []
-    for side in (0, 1):
-        total = float(of[side])
-        reach = Z * (phi * quantile * (1.0 - quantile) / max(total, 1.0)) ** 0.5
-        points = [min(max(quantile + step * reach, 0.0), 1.0) for step in (-1, 0, 1)]
-        sides.append(histogram_quantiles(edges, slower[side], total, points))
-    canary, stable = sides
+    """Quantiles of both sides, and the interval of their ratio."""
+    canary, stable = canary_side.around(quantile, phi), stable_side.around(quantile, phi)
     if canary is None or stable is None or not (canary[1] > 0 and stable[1] > 0):
         return _change((canary[1] if canary else None, stable[1] if stable else None), None)
     interval = (canary[0] / stable[2] - 1.0, canary[2] / stable[0] - 1.0) if stable[0] > 0 and stable[2] > 0 else None
     return _change((canary[1], stable[1]), interval)
-
-
-def histogram_quantiles(
-    edges: tuple[float, ...], slower: FloatArray, of: float, quantiles: list[float]
-) -> tuple[float, float, float] | None:
-    """Three quantiles in seconds, linear inside their buckets; the last edge when beyond; None without requests."""
-    if of <= 0:
-        return None
-    below = np.concatenate(((0.0,), of - slower))
-    found = np.interp(np.multiply(quantiles, of), below, (0.0, *edges))
-    low, middle, high = found.tolist()
-    return low, middle, high

@@ -80,12 +80,12 @@ class JudgeState:
     def _complete(self, record: Record) -> Record:
         """Columns that the checks name and the record lacks are unknown."""
         missing = np.full((len(record), 2), np.nan)
-        lacking = [check for check in self._checks if check.metric != ERROR_RATE]
-        events = {check.metric: np.stack((missing, missing), axis=-1) for check in lacking}
+        lacking = {check.metric for check in self._checks} - {ERROR_RATE}
+        events = {metric: np.stack((missing, missing), axis=-1) for metric in lacking}
         return replace(
             record,
             proportions={**events, **record.proportions},
-            values={**{check.metric: missing for check in lacking}, **record.values},
+            values={**dict.fromkeys(lacking, missing), **record.values},
         )
 
     def _fold_record(self, record: Record) -> None:

@@ -25,6 +25,7 @@ from canary_release.core.wording import (
     breaker_sentence,
     burning_sentence,
     check_sentence,
+    limit_text,
     overall_sentence,
 )
 
@@ -53,6 +54,7 @@ class Findings:
         self.where = {
             place: (weighed, column) for places, weighed in groups for column, place in enumerate(places.tolist())
         }
+        self.labels, self.limits = [label(check) for check in checks], [limit_text(check) for check in checks]
         self.needed: FloatArray = NEEDED / np.where(shares > 0, shares, 1.0)
         self._shares = shares
         self.records: list[Record] = []
@@ -224,11 +226,11 @@ class Judgements(Sequence[Judgement]):
         effect = self._effect(weighed, first, at).of(column, found.noises[place], float(found.instance_noise.array[at]))
         log_e, log_pass = float(weighed.log_e.array[at, column]), float(weighed.log_pass.array[at, column])
         said = CheckVerdict(
-            check=label(check),
+            check=found.labels[place],
             verdict=verdict,
             evidence=float(np.exp(min(log_e, LARGEST))),
             needed=float(found.needed[place]),
-            limit=effect.limit,
+            limit=found.limits[place],
             sentence="",
             kind=check.kind,
             unit=effect.unit,
