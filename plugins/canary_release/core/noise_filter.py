@@ -7,6 +7,7 @@ front of them the null; NODES places at which a likelihood is given.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from math import comb
 
 import numpy as np
@@ -24,9 +25,10 @@ POSITIONS = (2.0 * np.arange(PLACES) - _FLIPS) / np.sqrt(_FLIPS)
 STATIONARY = np.array([comb(_FLIPS, place) for place in range(PLACES)]) / 2.0**_FLIPS
 SPACING = float(POSITIONS[1] - POSITIONS[0])
 NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(4)[::-1] + 0.5) / 4)  # Chebyshev: cubics through them stay close
-_LARGEST = 1e250
+_LARGEST, _FURTHEST = 1e250, 575.0
 _LONGEST = 8  # windows taken at a time, so few that nothing becomes nought
 _MOST = 60.0  # of a log likelihood ratio in one window, before the cap
+_SAFELY = 300.0  # of log likelihood ratios without a new scale
 
 
 def _cubics(at: FloatArray) -> FloatArray:
@@ -71,14 +73,9 @@ class Filtered:
             self._state, self._ratio = np.ascontiguousarray(self._state[:, parents]), self._ratio[parents]
 
     @np.errstate(over="ignore", invalid="ignore")  # in windows after a cap was met, which are taken again
-    def extend(
-        self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None = None
-    ) -> FloatArray:
-        """Sum M_j, (W, C), from log likelihoods (W, C, 1 + J, nodes), how much of z stays (W, C), stakes (W,).
-
-        anew: windows before which everything is forgotten, (W,).
-        """
-        steps = _Steps(likelihood, persistence, stakes, anew)
+    def extend(self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray) -> FloatArray:
+        """Sum M_j, (W, C), from log likelihoods (W, C, 1 + J, nodes), how much of z stays (W, C), stakes (W,)."""
+        steps = _Steps(likelihood, persistence, stakes)
         state, ratio = self._state, self._ratio
         if state is None:
             state, ratio = steps.fresh, np.zeros(likelihood.shape[1])
@@ -104,7 +101,7 @@ class _Steps:
     """The filters window after window, as far as no cap is met; powers of two are left to the caller."""
 
     def __init__(
-        self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None
+        self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None = None
     ) -> None:
         self._chances, self._urn = _chances(likelihood), _Urn(persistence)
         self._stakes, self._forget = stakes, np.zeros(len(stakes), dtype=bool) if anew is None else anew
@@ -113,14 +110,17 @@ class _Steps:
         self.fresh = np.zeros(self._chances.shape[1:])  # nothing known yet, nothing staked
         self.fresh[0] = STATIONARY
 
-    def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
-        """Sum M_j after each window and where that is beyond the cap, both (W, C); the states are kept."""
+    def uncapped(self, state: FloatArray, rows: slice) -> FloatArray:
+        """Sum M_j after each window, (W, C), if there were no cap; the states are kept."""
         sums = np.empty((rows.stop - rows.start, *state.shape[:2]))
         for at, flat in enumerate(self._moved(state, rows)):
             np.dot(flat, _ONES, out=sums[at].reshape(-1))
-        found = np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0]
+        return np.asarray(np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0])
+
+    def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
+        """The same, and where that is beyond the cap, (W, C)."""
+        found = self.uncapped(state, rows)
         before = np.concatenate((ratio[None], found[:-1]))
-        before[self._forget[rows]] = 0.0
         most = np.maximum(_CAPPED * (before + self._stakes[rows][:, None]), REACH)
         return found, ~(found <= np.minimum(most, _LARGEST))
 
@@ -129,13 +129,12 @@ class _Steps:
         kinds, columns = state.shape[:2]
         found, over = np.empty((rows.stop - rows.start, columns)), np.zeros((rows.stop - rows.start, columns), bool)
         sums, most = np.empty((kinds, columns)), np.empty(columns)
-        allowed = zip(self._stakes[rows].tolist(), self._forget[rows].tolist(), strict=True)
-        steps = zip(self._moved(state, rows), allowed, found, over, strict=True)
-        for at, (flat, (stake, forget), total, beyond) in enumerate(steps, start=rows.start):
+        steps = zip(self._moved(state, rows), self._stakes[rows].tolist(), found, over, strict=True)
+        for at, (flat, stake, total, beyond) in enumerate(steps, start=rows.start):
             np.dot(flat, _ONES, out=sums.reshape(-1))
             np.add.reduce(sums[1:], axis=0, out=total)
             total /= sums[0]
-            np.multiply(_CAPPED, stake if forget else ratio + stake, out=most)
+            np.multiply(_CAPPED, ratio + stake, out=most)
             np.maximum(most, REACH, out=most)
             np.minimum(most, _LARGEST, out=most)
             np.less_equal(total, most, out=beyond)
@@ -184,7 +183,7 @@ class _Urn:
         modes = (flat @ _LEFT).reshape(-1, *powers.shape)
         modes *= powers
         np.dot(modes.reshape(-1, PLACES), _RIGHT, out=moved)
-        np.maximum(moved, 1e-150, out=moved)  # rounding
+        np.maximum(moved, 0.0, out=moved)  # rounding
 
 
 def _chances(likelihood: FloatArray) -> FloatArray:
@@ -213,21 +212,57 @@ class FilteredMixture:
 
 
 class FilteredStep:
-    """ln of the evidence since the step began, everything staked on its first window; see StepMixture."""
+    """ln of the evidence since the step began, everything staked on its first window; see StepMixture.
+
+    With nothing staked later the cap only lowers all of M alike: the filter runs without it, and each window's growth
+    is capped afterwards.
+    """
 
     def __init__(self) -> None:
-        self._filtered, self._started = Filtered(), False
+        self._state: FloatArray | None = None  # (1 + J, C, Z), A and M scaled by powers of two
+        self._ratio, self._said = np.zeros(0), np.zeros(0)  # sum M_j on that scale, and what was said of it, (C,)
 
     def regroup(self, parents: IntArray) -> None:
-        self._filtered.regroup(parents)
+        """Go on with other columns, each a copy of an earlier one."""
+        if self._state is not None:
+            self._state = np.ascontiguousarray(self._state[:, parents])
+            self._ratio, self._said = self._ratio[parents], self._said[parents]
 
     def extend(self, likelihood: FloatArray, persistence: FloatArray, began: IntArray) -> FloatArray:
         """(W, C); began: (W,), 0 where the step began before these rows, else one more than the row it began at."""
         anew = began == np.arange(len(began)) + 1
-        anew[:1] |= not self._started
-        self._started = True
-        ratios = self._filtered.extend(likelihood, persistence, anew.astype(float), anew)
-        return np.log(np.maximum(ratios, 1e-300))
+        anew[:1] |= self._state is None
+        steps, said = _Steps(likelihood, persistence, anew.astype(float), anew), np.empty(persistence.shape)
+        for left, right in pairwise(_pieces(likelihood, anew)):
+            if anew[left]:
+                self._state = steps.fresh
+                self._ratio, self._said = np.ones(persistence.shape[1]), np.zeros(persistence.shape[1])
+            said[left:right] = self._taken(steps, slice(left, right))
+        return np.clip(said, -_FURTHEST, _FURTHEST)
+
+    def _taken(self, steps: _Steps, rows: slice) -> FloatArray:
+        assert self._state is not None
+        found = steps.uncapped(self._state, rows)
+        with np.errstate(divide="ignore"):
+            growth = np.log(found / np.concatenate((self._ratio[None], found[:-1])))
+        said = np.cumsum(np.concatenate((self._said[None], np.minimum(growth, CAP))), axis=0)[1:]
+        state = steps.states[rows.stop - 1]
+        down = np.stack([-np.frexp(part.sum(axis=(0, 2)))[1] for part in (state[:1], state[1:])])  # of A, of M
+        self._state = np.concatenate((np.ldexp(state[:1], down[0][:, None]), np.ldexp(state[1:], down[1][:, None])))
+        self._ratio, self._said = np.ldexp(found[-1], down[1] - down[0]), said[-1]
+        return np.asarray(said)
+
+
+def _pieces(likelihood: FloatArray, anew: BoolArray) -> list[int]:
+    """Where to cut rows, so that in none of the pieces a likelihood becomes nought, and each step begins one."""
+    reach = np.minimum(np.abs(likelihood).max(axis=(1, 2, 3)) * 2.0, _MOST).tolist()
+    cuts, total = [0], 0.0
+    for at, (one, forget) in enumerate(zip(reach, anew.tolist(), strict=True)):
+        total += one
+        if at and (forget or total > _SAFELY):
+            cuts.append(at)
+            total = one
+    return [*cuts, len(reach)]
 
 
 def of_harm(likelihood: FloatArray, cap: float = CAP) -> FloatArray:
