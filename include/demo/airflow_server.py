@@ -116,6 +116,14 @@ class AirflowServer:
         """Send a signal to the component's own process; its children live on, as they do after a crash."""
         self._process(component).kill(number)
 
+    def kill_with_children(self, component: str) -> None:
+        """End the component at once with everything that it started, as when its container or machine dies.
+
+        A child that lives on keeps the connection to the database that it inherited, and with it the locks of a
+        transaction in which the component died: Airflow itself then queues no task any more.
+        """
+        self._process(component).kill_session()
+
     def wait_healthy(self, seconds: float = 90.0, *, dags: Collection[str] = (), plugin: str | None = None) -> None:
         """Return once all four components are alive, these DAGs parsed (any DAG when none is named and there are
         DAG files), and the plugin of this name loaded.

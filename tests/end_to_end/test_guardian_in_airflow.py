@@ -70,13 +70,18 @@ def exposed(desk: Desk, folder: Path, run_id: str) -> Rollout:
 
 @contextmanager
 def guardian_away(stage: Stage) -> Iterator[None]:
-    """No look of the guardian inside the block, so that its minute does not fall amid the making of a canary."""
-    stage.airflow.api.pause(GUARDIAN, True)
+    """No look of the guardian inside the block, so that its minute does not fall amid the making of a canary.
+
+    A run that was made in the moment of the pause would wait for its end, so the pause is taken back and asked again.
+    """
+    deadline = time.monotonic() + 60
     try:
-        deadline = time.monotonic() + 60
+        stage.airflow.api.pause(GUARDIAN, True)
         while any(not run.over for run in stage.airflow.api.runs(GUARDIAN)):
             assert time.monotonic() < deadline, "a look of the guardian does not end"
-            time.sleep(0.2)
+            stage.airflow.api.pause(GUARDIAN, False)
+            time.sleep(1.0)
+            stage.airflow.api.pause(GUARDIAN, True)
         yield
     finally:
         stage.airflow.api.pause(GUARDIAN, False)

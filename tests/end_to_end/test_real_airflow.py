@@ -109,7 +109,7 @@ def test_abort_dag_takes_the_canary_off(stage: Stage, ledger: Ledger) -> None:
 
 def test_scheduler_killed_in_a_bake_leaves_no_canary_once_the_guardian_has_run(stage: Stage, ledger: Ledger) -> None:
     rollout = begin_and_expose(stage, ledger, "v6")
-    stage.airflow.kill("scheduler")
+    stage.airflow.kill_with_children("scheduler")
     # Nobody schedules the step after the bake, so the lease that the bake's watcher renewed runs out.
     wait_for("the lease ran out", lambda: time.time() > (ledger.rollout(rollout.id).lease_until or 0), 90)
     stage.airflow.start_component("scheduler")
