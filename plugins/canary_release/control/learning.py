@@ -143,8 +143,6 @@ def _of_the_only_one(moments: Sequence[dict[str, Window]]) -> list[Window]:
 
 def _table_apart(moments: Sequence[dict[str, Window]]) -> "pd.DataFrame | None":
     """A row for each window and instance of the side that had the traffic; None with fewer than two of these."""
-    from canary_release.core.frames import frame_from_windows
-
     of_instance: dict[str, list[Window]] = {}
     for place, moment in enumerate(moments):
         swapped = _requests(moment.values(), "canary") > _requests(moment.values(), "stable")
@@ -158,6 +156,8 @@ def _table_apart(moments: Sequence[dict[str, Window]]) -> "pd.DataFrame | None":
     if len(of_instance) < 2:
         return None
     import pandas as pd
+
+    from canary_release.core.frames import frame_from_windows
 
     tables = [frame_from_windows(windows).assign(instance=name) for name, windows in of_instance.items()]
     table: pd.DataFrame = pd.concat(tables, ignore_index=True)

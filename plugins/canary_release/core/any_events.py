@@ -14,7 +14,13 @@ m* steers power, never validity; it is what is expected at the nearest null rate
 
 import numpy as np
 
-from canary_release.core.error_evidence import HARM_FACTORS, Comparison, against_nearest, clump_cumulant
+from canary_release.core.error_evidence import (
+    HARM_FACTORS,
+    Comparison,
+    clump_cumulant,
+    expected_at_nearest,
+    paid_by_b,
+)
 from canary_release.core.noise import DEFAULT_NOISE
 from canary_release.core.record import BoolArray, FloatArray
 
@@ -27,17 +33,12 @@ def any_log_evidence(null: Comparison, factors: FloatArray, phi: FloatArray) -> 
 
     -inf where side b has too little traffic to take k m back.
     """
-    of_a, _ = against_nearest(null, factors)
-    expected = null.a_of[..., None] * (null.theta * null.rate + null.delta)[..., None] * factors / of_a
+    expected, of_a = expected_at_nearest(null, factors)
     usual, harm = np.maximum(expected, _FEWEST), np.maximum(of_a, 1.0)
     log_any, log_none = _of_single(usual, harm)
     slope = -np.expm1(log_none - log_any) * np.exp(log_any - usual)
-    loose, rho = (2.0 / (phi + 1.0))[..., None], null.rho[..., None]
-    taken = slope * null.theta[..., None] * rho / np.maximum(1.0 - rho, 1e-12)
-    possible = (taken < 0.9 * loose) & null.informative[..., None]
-    taken = np.where(possible, taken, 0.0)
-    log_v = np.log((loose - taken) / (loose - taken * (1.0 - loose)))
-    evidence = np.where(null.a_events[..., None] > 0, log_any, log_none) + null.b_events[..., None] * log_v
+    paid, possible = paid_by_b(null, slope, (2.0 / (phi + 1.0))[..., None])
+    evidence = np.where(null.a_events[..., None] > 0, log_any, log_none) + paid
     evidence += slope * (usual - null.a_of[..., None] * null.delta[..., None])
     return np.where(possible, evidence, -np.inf)
 

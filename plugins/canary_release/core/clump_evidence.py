@@ -18,7 +18,7 @@ larger ones, so l is the smaller of both sizes' evidence.
 import numpy as np
 
 from canary_release.core.clump_counts import clumps_given, log_chance
-from canary_release.core.error_evidence import Comparison, against_nearest
+from canary_release.core.error_evidence import Comparison, expected_at_nearest, paid_by_b
 from canary_release.core.record import FloatArray
 
 _FEWEST = 1e-9  # clumps, so that nothing is divided by nought
@@ -30,8 +30,7 @@ def clump_log_evidence(null: Comparison, factors: FloatArray, phi: FloatArray, l
     -inf where side b has too little traffic to take k m back.
     """
     loose, most_loose = (2.0 / (phi + 1.0))[..., None], (2.0 / (least_phi + 1.0))[..., None]
-    of_a, _ = against_nearest(null, factors)
-    expected = null.a_of[..., None] * (null.theta * null.rate + null.delta)[..., None] * factors / of_a
+    expected, of_a = expected_at_nearest(null, factors)
     of_larger = _with_clumps(null, expected, of_a, loose, loose)
     return np.minimum(of_larger, _with_clumps(null, expected, of_a, most_loose, loose))
 
@@ -40,15 +39,12 @@ def _with_clumps(
     null: Comparison, expected: FloatArray, harm: FloatArray, loose: FloatArray, of_b: FloatArray
 ) -> FloatArray:
     """l when side a's clumps are of one size. expected: m*; harm: what it is multiplied by; of_b: 1 - r of side b."""
-    usual, rho = np.maximum(expected * loose, _FEWEST), null.rho[..., None]
+    usual = np.maximum(expected * loose, _FEWEST)
     slope = loose * _slope(usual, harm, loose)
-    taken = slope * null.theta[..., None] * rho / np.maximum(1.0 - rho, 1e-12)
-    possible = (taken < 0.9 * of_b) & null.informative[..., None]
-    taken = np.where(possible, taken, 0.0)
-    log_v = np.log((of_b - taken) / (of_b - taken * (1.0 - of_b)))
+    paid, possible = paid_by_b(null, slope, of_b)
     events = null.a_events[..., None]
     evidence = log_chance(events, harm * usual, loose) - log_chance(events, usual, loose)
-    evidence += null.b_events[..., None] * log_v
+    evidence += paid
     evidence += slope * (usual / loose - null.a_of[..., None] * null.delta[..., None])
     return np.where(possible, evidence, -np.inf)
 

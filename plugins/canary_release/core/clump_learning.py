@@ -24,8 +24,8 @@ def clumps(residual: FloatArray, variance: FloatArray, expected: FloatArray) -> 
     there only where most stretches of the history show them, and no more than slow noise lets most of them.
     """
     near, far = (_differences(residual, variance, expected, apart) for apart in (1, 2))
-    found, usual = _ratio(*near), _usual(near)
-    slow = max(_ratio(*far) - found, 0.0)
+    found, usual = ratio(*near), _usual(near)
+    slow = max(ratio(*far) - found, 0.0)
     least = min(found, usual) - max(slow, _usual(far) - usual) / 0.3
     return min(max(1.0, found - slow), LARGEST_PHI), min(max(1.0, least), LARGEST_PHI)
 
@@ -87,10 +87,11 @@ def _around(values: FloatArray, reach: int) -> FloatArray:
 def _usual(sums: tuple[FloatArray, FloatArray]) -> float:
     """The median over stretches of the history."""
     parts = zip(*(np.array_split(values, STRETCHES) for values in sums), strict=True)
-    return float(np.median([_ratio(squares, chance) for squares, chance in parts]))
+    return float(np.median([ratio(squares, chance) for squares, chance in parts]))
 
 
-def _ratio(squares: FloatArray, chance: FloatArray) -> float:
+def ratio(squares: FloatArray, chance: FloatArray) -> float:
+    """phi from squared differences and what chance makes of them, with the prior."""
     return (float(squares.sum()) + 3.0 * PRIOR_EVENTS) / (float(chance.sum()) + PRIOR_EVENTS)
 
 

@@ -67,12 +67,19 @@ class _Series:
         return found
 
 
+def differences(events: FloatArray, of: FloatArray, apart: int = 1) -> tuple[FloatArray, FloatArray]:
+    """Squared differences of windows so many apart, and what chance makes of them; (T - apart, ...) from (T, ...)."""
+    first, later = slice(None, -apart), slice(apart, None)
+    both = np.maximum(of[later] + of[first], 1.0)
+    rate = (events[later] + events[first]) / both
+    return (events[later] - rate * of[later]) ** 2, rate * (1.0 - rate) * of[later] * of[first] / both
+
+
 def _pairs(events: FloatArray, of: FloatArray) -> tuple[FloatArray, FloatArray]:
     """d and w of each window with the one before it, (W - 1, S)."""
+    squares, chance = differences(events, of)
     both, together = of[1:] + of[:-1], events[1:] + events[:-1]
-    rate = together / np.maximum(both, 1.0)
-    chance = rate * (1.0 - rate) * of[1:] * of[:-1] / np.maximum(both, 1.0)
     known = chance > 0
     rarer = np.minimum(together, both - together)
-    difference = (events[1:] - rate * of[1:]) ** 2 / np.where(known, chance, 1.0)
+    difference = squares / np.where(known, chance, 1.0)
     return difference, np.where(known, rarer / (rarer + CLUMPED) / 3.0, 0.0)

@@ -188,6 +188,25 @@ def comparison_log_evidence(
     return np.where(null.informative[..., None], evidence, 0.0)
 
 
+def paid_by_b(null: Comparison, slope: FloatArray, loose: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """What side b's events take back of a bet on side a that gains ``slope`` for each event expected there, whatever
+    the rate: x_b ln v with n_b K(v) = -slope n_a theta. And where b has enough traffic for that; both (W, C, J).
+
+    loose: 1 - r of side b's largest clumps, (W or 1, C, 1).
+    """
+    taken = slope * null.theta[..., None] * null.rho[..., None] / np.maximum(1.0 - null.rho[..., None], 1e-12)
+    possible = (taken < 0.9 * loose) & null.informative[..., None]
+    taken = np.where(possible, taken, 0.0)
+    log_v = np.log((loose - taken) / (loose - taken * (1.0 - loose)))
+    return null.b_events[..., None] * log_v, possible
+
+
+def expected_at_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Side a's events expected at the nearest null rate, and what each alternative multiplies them by, (W, C, J)."""
+    of_a, _ = against_nearest(null, factors)
+    return null.a_of[..., None] * (null.theta * null.rate + null.delta)[..., None] * factors / of_a, of_a
+
+
 def limit_log_evidence(
     events: FloatArray, of: FloatArray, limit: FloatArray, tilt: FloatArray, phi: FloatArray
 ) -> FloatArray:

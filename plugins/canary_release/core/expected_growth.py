@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from canary_release.core.error_evidence import CAP
 from canary_release.core.held_against import (
     Parameters,
     Scene,
@@ -26,7 +27,7 @@ from canary_release.core.held_against import (
 )
 from canary_release.core.latency_evidence import DEFAULT_SHARES, nearest_edge, tolerated_exceedance
 from canary_release.core.noise import Noise
-from canary_release.core.noise_filter import CAP, of_harm
+from canary_release.core.noise_filter import of_harm
 from canary_release.core.noise_report import NoiseReport
 from canary_release.core.observations import Arms, Timeline
 from canary_release.core.release import Check, CheckKind, Direction, LimitKind

@@ -117,17 +117,3 @@ def odds_log_likelihood(arms: Arms, odds_ratio: FloatArray, logs: FloatArray) ->
     variance = canary_of * canary_odds / (canary_slack * canary_slack) + stable_of * odds / (slack * slack)
     evidence = of_all * np.log(odds) + arms.canary_events[..., None] * logs + 0.5 * np.log(variance + 1e-300)
     return np.asarray(evidence - canary_of * np.log(canary_slack) - stable_of * np.log(slack))
-
-
-def histogram_quantile(edges: FloatArray, slower: FloatArray, of: float, quantile: float) -> float:
-    """The quantile in seconds, linear inside its bucket; the last edge when it lies beyond; nan without requests."""
-    if of <= 0 or not len(edges):
-        return float("nan")
-    below = np.concatenate(([0.0], of - slower))
-    grid = np.concatenate(([0.0], edges))
-    wanted = quantile * of
-    if wanted >= below[-1]:
-        return float(edges[-1])
-    right = int(np.searchsorted(below, wanted, side="right"))
-    inside = (wanted - below[right - 1]) / (below[right] - below[right - 1])
-    return float(grid[right - 1] + inside * (grid[right] - grid[right - 1]))

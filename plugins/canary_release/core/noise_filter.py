@@ -12,10 +12,10 @@ from math import comb
 
 import numpy as np
 
+from canary_release.core.error_evidence import CAP
 from canary_release.core.record import BoolArray, FloatArray, IntArray
 from canary_release.core.running_sums import Total
 
-CAP = 5.0  # no single window decides
 REACH = 4.0  # of 100 and more that are needed: how far one window may in any case raise a small stake
 PLACES = 7
 _CAPPED = float(np.exp(CAP))

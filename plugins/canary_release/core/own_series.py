@@ -8,7 +8,8 @@ by ever more, so that it is gone from d_1 - (d_2 - d_1)/3. Which of both it is d
 
 import numpy as np
 
-from canary_release.core.clump_learning import LARGEST_PHI, PRIOR_EVENTS
+from canary_release.core.clump_learning import LARGEST_PHI, ratio
+from canary_release.core.clumps_seen import differences
 from canary_release.core.record import FloatArray
 
 EVENTS_A_STRETCH = 100.0
@@ -20,7 +21,7 @@ def clumps_of_series(events: FloatArray, of: FloatArray) -> tuple[float, float]:
     The median over stretches of the history, so that incidents, which all instances share, are not taken for clumps;
     and its standard error on top, as far as stretches differ.
     """
-    (near, number), (later, _), (last, _) = (_differences(events, of, apart) for apart in (1, 2, 3))
+    (near, number), (later, _), (last, _) = (_in_stretches(events, of, apart) for apart in (1, 2, 3))
     found = near - _of_step(near, later, last) * (later - near)
     middle = float(np.median(found))
     doubt = 1.86 * float(np.median(np.abs(found - middle))) / np.sqrt(len(found))  # of a median of normal values
@@ -35,15 +36,9 @@ def _of_step(near: FloatArray, later: FloatArray, last: FloatArray) -> float:
     return 1.0 / (1.0 + 6.0 * max(next_step / step - 1.0, 0.0)) if step > 0 else 0.0
 
 
-def _differences(events: FloatArray, of: FloatArray, apart: int) -> tuple[FloatArray, float]:
+def _in_stretches(events: FloatArray, of: FloatArray, apart: int) -> tuple[FloatArray, float]:
     """d of windows so many apart in each stretch, and how many events that is from."""
-    first, later = slice(None, -apart), slice(apart, None)
-    pairs = of[later] + of[first]
-    rate = (events[later] + events[first]) / np.maximum(pairs, 1.0)
-    chance = rate * (1.0 - rate) * of[later] * of[first] / np.maximum(pairs, 1.0)
-    squares = (events[later] - rate * of[later]) ** 2
+    squares, chance = differences(events, of, apart)
     stretches = int(min(20.0, events.sum() // (2.0 * EVENTS_A_STRETCH)))
     parts = np.array_split(np.arange(len(chance)), stretches if stretches >= 5 else 1)
-    sums = [(float(squares[part].sum()), float(chance[part].sum())) for part in parts]
-    found = [(square + 3.0 * PRIOR_EVENTS) / (total + PRIOR_EVENTS) for square, total in sums]
-    return np.array(found), float(chance.sum())
+    return np.array([ratio(squares[part], chance[part]) for part in parts]), float(chance.sum())
