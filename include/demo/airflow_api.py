@@ -16,7 +16,7 @@ import httpx
 from canary_release.core.problems import CanaryError
 
 POLL = 0.2  # seconds between two looks at a run
-BUSY_PATIENCE = 15.0  # seconds for which a request is asked again while SQLite is locked
+BUSY_PATIENCE = 30.0  # seconds after which a request that met a locked SQLite is not asked again
 REPEATABLE = frozenset({"GET", "PATCH"})  # asked twice they do what they do once
 PAGE = 100  # entries a page; the server's own maximum
 ENDED = frozenset({"success", "failed"})
@@ -149,11 +149,14 @@ class AirflowApi:
         note: str | None = None,
         run_after: datetime | None = None,
     ) -> Run:
-        """Start a run, or queue it until ``run_after`` (aware). A run id that exists is refused with status 409."""
+        """Start a run, or queue it until ``run_after`` (aware). A run id that exists is refused with status 409.
+
+        Two of one name there cannot be, so it may be asked twice.
+        """
         body: dict[str, Any] = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {}), "note": note}
         if run_after is not None:
             body["run_after"] = run_after.isoformat()
-        return _run(self.call("POST", f"{_dag(dag_id)}/dagRuns", body))
+        return _run(self.call("POST", f"{_dag(dag_id)}/dagRuns", body, repeatable=True))
 
     def run(self, dag_id: str, run_id: str) -> Run:
         return _run(self.call("GET", _dag_run(dag_id, run_id)))
@@ -266,19 +269,27 @@ class AirflowApi:
 
     # --- transport
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Any other endpoint, with the token; ``path`` begins with /. Gives the decoded JSON, None for no content."""
-        answer = self._authorised(method, path, json=body)
+    def call(self, method: str, path: str, body: Any = None, *, repeatable: bool = False) -> Any:
+        """Any other endpoint, with the token; ``path`` begins with /. Gives the decoded JSON, None for no content.
+
+        repeatable: a POST that may be asked again when the server says that it was not carried out.
+        """
+        answer = self._authorised(method, path, repeatable=repeatable, json=body)
         return _json(answer) if answer.content else None
 
     def _authorised(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        repeatable: bool = False,
+        **options: Any,
     ) -> httpx.Response:
         if self._token is None:
             self.login()
-        return self._send(
-            method, path, headers={"Authorization": f"Bearer {self._token}", **(headers or {})}, **options
-        )
+        headers = {"Authorization": f"Bearer {self._token}", **(headers or {})}
+        return self._send(method, path, repeatable=repeatable, headers=headers, **options)
 
     def _pages(self, path: str, key: str, **query: str) -> Iterator[dict[str, Any]]:
         offset = 0
@@ -289,14 +300,15 @@ class AirflowApi:
             if offset >= page["total_entries"]:
                 return
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, *, repeatable: bool = False, **options: Any) -> httpx.Response:
         """An Airflow on SQLite answers 500 when another of its processes wrote between a request's own read and write;
         SQLite's time-out does not help there. What may be asked twice is asked again.
         """
         deadline = time.monotonic() + BUSY_PATIENCE
         while True:
             answer = self._sent(method, path, **options)
-            if not _database_was_busy(answer) or method not in REPEATABLE or time.monotonic() > deadline:
+            final = not (repeatable or method in REPEATABLE) or time.monotonic() > deadline
+            if final or not _database_was_busy(answer):
                 return _accepted(answer, method, path)
             time.sleep(POLL)
 

@@ -242,8 +242,9 @@ class AirflowServer:
                 # Gives 127.0.0.1: no name is looked up to say which host a task ran on.
                 "hostname_callable": "urllib.request.localhost",
             },
-            # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows.
-            "database": {"sql_alchemy_conn": self._database or f"sqlite:///{home / 'airflow.db'}?timeout=60"},
+            # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows. But
+            # for as long the API server stands still when its log of actions waits for a heartbeat of its own.
+            "database": {"sql_alchemy_conn": self._database or f"sqlite:///{home / 'airflow.db'}?timeout=20"},
             "api": {
                 "host": LOOPBACK,
                 "port": str(self.port),
