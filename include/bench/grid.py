@@ -21,6 +21,7 @@ from bench.best_test import best_miss_share, promotion_seconds
 from bench.bounds import bound_seconds, noisy_bound_seconds
 from bench.oracle import Oracle
 from bench.peers import PEERS, Rule
+from bench.told import Told
 from bench.traffic import (
     CANARY,
     FloatArray,
@@ -196,7 +197,8 @@ def own_series(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_judges(cell: Cell, seed: int, learned: bool) -> list[Rule]:
-    return [*own_judges(cell, seed, learned), Oracle(cell.regression), *PEERS]
+    told = Told(LIMITS[cell.error_limit], LIMITS[cell.latency_limit])
+    return [*own_judges(cell, seed, learned), told, Oracle(cell.regression), *PEERS]
 
 
 def own_judges(cell: Cell, seed: int, learned: bool) -> list[Ours]:

@@ -1,12 +1,14 @@
 """The promises of the judge, held against the bench's rows."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from bench.against_peers import beaten_by, delay
 from bench.chance import percent, refuted
 from bench.grid import UNSAFE, Past, Row
+from bench.told import TOLD
 
 PROMISED_FALSE, PROMISED_MISSES, PROMISED_UNSAFE, PROMISED_FINISH = 0.01, 0.02, UNSAFE, 600.0
 TIMES_ORACLE, TIMES_ORACLE_INSTANCES, TIMES_BOUND, GRACE = 1.5, 2.5, 1.5, 60.0
@@ -17,6 +19,7 @@ DEADLINES = {
     "latency +10 %": 420.0,
 }
 IMPOSSIBLE = "a mistake in the promise, no test can"
+TOLD_TOO = "*told* does not either:"
 USUAL = ("none", "1000/s", "0.5 %", "12 instances", "1/5/25/50", "30 s", "limits none, 10%", "limits none, none")
 
 
@@ -45,93 +48,120 @@ class Finding:
         """In how many cells the promise asks for more than the counts can tell."""
         return sum(IMPOSSIBLE in words for words in self.broken)
 
+    @property
+    def too_much(self) -> int:
+        """In how many cells it asks for more than a test can that is told the noise, or any test."""
+        return sum(IMPOSSIBLE in words or TOLD_TOO in words for words in self.broken)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """``amount`` of a row is ``most`` at the most; ``say`` it, and why it cannot be kept where it cannot."""
+
+    words: str
+    amount: Callable[[Row], float]
+    most: Callable[[Row], float]
+    say: Callable[[Row], str]
+    why: Callable[[Row], str] = lambda row: ""
+
+    def over(self, row: Row) -> float:
+        amount = self.amount(row)
+        return math.inf if math.isnan(amount) else amount / self.most(row)
+
+    def held_against(self, rows: Sequence[Row]) -> Iterator[Finding]:
+        if not rows:
+            return
+        worst = max(rows, key=self.over)
+        broken = tuple(f"{short(row.cell)}: {self.say(row)}{self.why(row)}" for row in rows if self.over(row) > 1.0)
+        yield Finding(self.words, rows[0].judge, len(rows), f"{self.say(worst)} in {short(worst.cell)}", broken)
+
+
+Beside = Mapping[str, Row]  # another judge's row, by cell
+
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Every promise that the rows can say something about, for the judge with each kind of past."""
-    return [found for judge in Past for check in CHECKS for found in check([r for r in rows if r.judge == judge], rows)]
+    """Every promise that the rows can say something about: for the judge with each kind of past, and for ``told``."""
+    return [
+        found
+        for judge in (*Past, TOLD)
+        for check in CHECKS
+        if judge != TOLD or check not in (_peers, _early)
+        for found in check([row for row in rows if row.judge == judge], rows)
+    ]
+
+
+def _rows_of(judge: str, rows: Sequence[Row]) -> Beside:
+    return {row.cell: row for row in rows if row.judge == judge}
 
 
 def _false(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:
     good = [row for row in own if row.kind == "good"]
-    if not good:
-        return
     number = sum(row.rollouts for row in good)
-    share = sum(row.false * row.rollouts for row in good) / number
-    worst = max(good, key=lambda row: row.false)
-    said = f"{percent(worst.false, worst.rollouts)} in {short(worst.cell)}; all together {percent(share, number)}"
-    broken = tuple(
-        f"{short(row.cell)}: {percent(row.false, row.rollouts)}"
-        + ("" if refuted(row.false, row.rollouts, PROMISED_FALSE) else ", within the sampling error of 1 %")
-        for row in good
-        if row.false > PROMISED_FALSE
+    promise = Promise(
+        "false rollbacks ≤ 1 % a rollout",
+        lambda row: row.false,
+        lambda row: PROMISED_FALSE,
+        lambda row: percent(row.false, row.rollouts),
+        lambda row: "" if refuted(row.false, row.rollouts, PROMISED_FALSE) else ", within the sampling error of 1 %",
     )
-    yield Finding("false rollbacks ≤ 1 % a rollout", good[0].judge, len(good), said, broken)
+    for found in promise.held_against(good):
+        share = sum(row.false * row.rollouts for row in good) / number
+        yield replace(found, worst=f"{found.worst}; all together {percent(share, number)}")
 
 
 def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding]:
-    oracle = {row.cell: row for row in rows if row.judge == "oracle"}
+    oracle, told = _rows_of("oracle", rows), _rows_of(TOLD, rows)
     bad = [row for row in own if row.kind == "bad" and oracle[row.cell].missed <= PROMISED_MISSES]
-    if not bad:
-        return
-    missed = max(bad, key=lambda row: row.missed)
-    yield Finding(
+    yield from Promise(
         "misses ≤ 2 %, where the oracle has none",
-        bad[0].judge,
-        len(bad),
-        f"{100 * missed.missed:.1f} % in {short(missed.cell)}",
-        tuple(
-            f"{short(row.cell)}: {100 * row.missed:.1f} %{never_surer(row)}"
-            for row in bad
-            if row.missed > PROMISED_MISSES
-        ),
-    )
+        lambda row: row.missed,
+        lambda row: PROMISED_MISSES,
+        lambda row: f"{100 * row.missed:.1f} %",
+        partial(never_surer, told=told),
+    ).held_against(bad)
 
     def allowed(row: Row) -> float:
         times = TIMES_ORACLE_INSTANCES if "; instances " in row.cell else TIMES_ORACLE
         return times * oracle[row.cell].mean + GRACE
 
-    def measure(row: Row) -> str:
-        return f"(oracle {oracle[row.cell].mean:.0f} s){never_faster(row, allowed(row))}"
+    yield from Promise(
+        "mean time ≤ 1.5 × oracle + 60 s (2.5 × with instance noise)",
+        lambda row: row.mean,
+        allowed,
+        lambda row: f"{took(row)}, allowed {allowed(row):.0f} s (oracle {oracle[row.cell].mean:.0f} s)",
+        lambda row: never_faster(row, allowed(row), told),
+    ).held_against(bad)
 
-    yield _mean_times("mean time ≤ 1.5 × oracle + 60 s (2.5 × with instance noise)", bad, allowed, measure)
-    # Where noise leaves enough to be certain before the plan's end.
-    told = [row for row in bad if math.isfinite(row.noisy_bound)]
-    if told:
-        yield _mean_times(
-            "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
-            told,
-            lambda row: TIMES_BOUND * row.noisy_bound + GRACE,
-            lambda row: f"(bound with noise {row.noisy_bound:.0f} s)",
-        )
+    def left(row: Row) -> float:
+        return TIMES_BOUND * row.noisy_bound + GRACE
 
-
-def _mean_times(
-    promise: str, rows: Sequence[Row], allowed: Callable[[Row], float], measure: Callable[[Row], str]
-) -> Finding:
-    """allowed: seconds, of each row.  measure: what these were taken from, in words."""
-
-    def over(row: Row) -> float:
-        return math.inf if math.isnan(row.mean) else row.mean / allowed(row)
-
-    def words(row: Row) -> str:
-        return f"{short(row.cell)}: {took(row)}, allowed {allowed(row):.0f} s {measure(row)}"
-
-    broken = tuple(words(row) for row in rows if over(row) > 1.0)
-    return Finding(promise, rows[0].judge, len(rows), words(max(rows, key=over)), broken)
+    yield from Promise(
+        "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
+        lambda row: row.mean,
+        left,
+        lambda row: f"{took(row)}, allowed {left(row):.0f} s (bound with noise {row.noisy_bound:.0f} s)",
+        lambda row: never_faster(row, left(row), told),
+    ).held_against([row for row in bad if math.isfinite(row.noisy_bound)])  # enough to be certain before the end
 
 
 def took(row: Row) -> str:
     return "never" if math.isnan(row.mean) else f"{row.mean:.0f} s"
 
 
-def never_faster(row: Row, promised: float) -> str:
-    """Where the promise is a mistake."""
-    return f"; {IMPOSSIBLE} in less than {beyond(row.noisy_bound)}" if row.noisy_bound > promised else ""
+def never_faster(row: Row, promised: float, told: Beside) -> str:
+    """Where no test can, or none that has to find the harm."""
+    if row.noisy_bound > promised:
+        return f"; {IMPOSSIBLE} in less than {beyond(row.noisy_bound)}"
+    other = told.get(row.cell)
+    return f"; {TOLD_TOO} {took(other)}" if other and other is not row and not other.mean <= promised else ""
 
 
-def never_surer(row: Row) -> str:
-    missed = f"{100 * row.least_missed:.1f} %"
-    return f"; {IMPOSSIBLE} with less than {missed}" if row.least_missed > PROMISED_MISSES else ""
+def never_surer(row: Row, told: Beside) -> str:
+    if row.least_missed > PROMISED_MISSES:
+        return f"; {IMPOSSIBLE} with less than {100 * row.least_missed:.1f} %"
+    other = told.get(row.cell)
+    too = other and other is not row and other.missed > PROMISED_MISSES
+    return f"; {TOLD_TOO} {100 * other.missed:.1f} %" if other and too else ""
 
 
 def never_sooner(row: Row) -> str:
@@ -159,54 +189,34 @@ def _peers(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding]:
     )
 
 
-def _deadlines(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:
+def _deadlines(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding]:
+    told = _rows_of(TOLD, rows)
     for effect, seconds in DEADLINES.items():
-        some = [row for row in own if row.cell.startswith(f"bad: {effect};") and "; 1000/s; 0.5 %;" in row.cell]
-        if some:
-            worst = max(some, key=lambda row: math.inf if math.isnan(row.mean) else row.mean)
-            yield Finding(
-                f"{effect} at 1000/s and 0.5 %: mean within {seconds:g} s",
-                some[0].judge,
-                len(some),
-                f"{took(worst)} in {short(worst.cell)}",
-                tuple(
-                    f"{short(row.cell)}: {took(row)}{never_faster(row, seconds)}"
-                    for row in some
-                    if not row.mean <= seconds
-                ),
-            )
+        yield from Promise(
+            f"{effect} at 1000/s and 0.5 %: mean within {seconds:g} s",
+            lambda row: row.mean,
+            lambda row, most=seconds: most,  # type: ignore[misc]
+            took,
+            partial(never_faster, promised=seconds, told=told),
+        ).held_against([r for r in own if r.cell.startswith(f"bad: {effect};") and "; 1000/s; 0.5 %;" in r.cell])
 
 
 def _early(own: Sequence[Row], _: Sequence[Row]) -> Iterator[Finding]:
     early = [row for row in own if row.kind == "early"]
-    good = [row for row in early if "; just unsafe" not in row.cell and ", just unsafe" not in row.cell]
-    unsafe = [row for row in early if row not in good]
-    if good:
-        worst = max(good, key=lambda row: math.inf if math.isnan(row.finish) else row.finish)
-        yield Finding(
-            "a good canary is promoted in ≤ 600 s at 1000/s",
-            good[0].judge,
-            len(good),
-            f"{worst.finish:.0f} s ({100 * worst.finished:.0f} % promoted) in {short(worst.cell)}",
-            tuple(
-                f"{short(row.cell)}: {row.finish:.0f} s{never_sooner(row)}"
-                for row in good
-                if not row.finish <= PROMISED_FINISH
-            ),
-        )
-    if unsafe:
-        worst = max(unsafe, key=lambda row: row.unsafe)
-        yield Finding(
-            "an unsafe step is left early in ≤ 5 %",
-            unsafe[0].judge,
-            len(unsafe),
-            f"{percent(worst.unsafe, worst.rollouts)} in {short(worst.cell)}",
-            tuple(
-                f"{short(row.cell)}: {percent(row.unsafe, row.rollouts)}"
-                for row in unsafe
-                if row.unsafe > PROMISED_UNSAFE
-            ),
-        )
+    unsafe = [row for row in early if ", just unsafe" in row.cell]
+    yield from Promise(
+        "a good canary is promoted in ≤ 600 s at 1000/s",
+        lambda row: row.finish,
+        lambda row: PROMISED_FINISH,
+        lambda row: "never" if math.isnan(row.finish) else f"{row.finish:.0f} s",
+        never_sooner,
+    ).held_against([row for row in early if row not in unsafe])
+    yield from Promise(
+        "an unsafe step is left early in ≤ 5 %",
+        lambda row: row.unsafe,
+        lambda row: PROMISED_UNSAFE,
+        lambda row: percent(row.unsafe, row.rollouts),
+    ).held_against(unsafe)
 
 
 CHECKS: tuple[Callable[[Sequence[Row], Sequence[Row]], Iterator[Finding]], ...] = (

@@ -4,12 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
+from bench.against_peers import delay
 from bench.chance import percent
-from bench.grid import Row
+from bench.grid import Past, Row
 from bench.promises import findings, short
+from bench.told import TOLD
 from canary_release.core.problems import CanaryError
 
 ABOUT = """\
@@ -41,9 +44,11 @@ good canaries and nothing for bad ones.
 
 *Kept by no test in* counts the cells in which a promise asks for less time than the bound *with noise*, for fewer
 misses than *least missed*, or for a promotion before *soonest*: there the promise is a mistake, and no judge can keep
-it. How far the judge is from what is possible at all is told by its mean time beside the bound *with noise*, where that
-comes before the plan's end. A peer is compared with the judge only where it is as careful, with at most 1 % false
-rollbacks over all good canaries under the same noise and traffic; a miss counts as the rest of the rollout.
+it. *told* is a test that knows the noise exactly and has only to find the harm: with the judge's own stakes, true
+likelihoods, window by window, and no rule that one window may not decide (`include/bench/told.py`). *Nor by told in*
+counts the cells, those of no test among them, in which it does not keep the promise either. A peer is compared with the
+judge only where it is as careful, with at most 1 % false rollbacks over all good canaries under the same noise and
+traffic; a miss counts as the rest of the rollout.
 """
 
 
@@ -84,7 +89,7 @@ def read_csv(path: Path) -> list[Row]:
 
 def page(rows: Sequence[Row], made_by: str) -> str:
     """The whole report as markdown."""
-    parts = [ABOUT, made_by, "\n## Promises\n", _promises(rows)]
+    parts = [ABOUT, made_by, "\n## Promises\n", _promises(rows), _beside_told(rows)]
     for kind, title, cell_of in (
         ("good", "Good canaries: false rollbacks", _false_cell),
         ("bad", "Bad canaries: seconds until the rollback", _delay_cell),
@@ -97,11 +102,28 @@ def page(rows: Sequence[Row], made_by: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _beside_told(rows: Sequence[Row]) -> str:
+    """How much longer the judge takes for not knowing the noise."""
+    told = {row.cell: delay(row) for row in rows if row.judge == TOLD and row.kind == "bad"}
+    lines = []
+    for judge in Past:
+        ratios = {row.cell: delay(row) / told[row.cell] for row in rows if row.judge == judge and row.cell in told}
+        if ratios:
+            worst = max(ratios, key=ratios.__getitem__)
+            lines.append(
+                f"- *{judge}*: {median(ratios.values()):.2f} times as long as *told* in the median of {len(ratios)} "
+                f"cells; at most {ratios[worst]:.2f} times, in {short(worst)}"
+            )
+    said = ["", "Until the rollback of a bad canary, a missed one counted as the rest of the rollout:", "", *lines]
+    return "\n".join(said) if lines else ""
+
+
 def _promises(rows: Sequence[Row]) -> str:
     found = findings(rows)
-    lines = ["| promise | judge | cells | held in | kept by no test in | worst |", "|---|---|---|---|---|---|"]
+    head = "| promise | judge | cells | held in | kept by no test in | nor by *told* in | worst |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
     for one in found:
-        cells = f"{one.cells} | {one.cells - len(one.broken)} | {one.impossible}"
+        cells = f"{one.cells} | {one.cells - len(one.broken)} | {one.impossible} | {one.too_much}"
         lines.append(f"| {one.promise} | {one.judge} | {cells} | {one.worst} |")
     for one in found:
         if one.broken:

@@ -41,7 +41,7 @@ def test_requests_are_hurt_from_the_onset_until_the_rollback() -> None:
 
 def test_every_judge_sees_the_same_rollouts_and_the_gross_regression() -> None:
     rows = run(BAD, 5, 44, learned=False)
-    assert len({row.judge for row in rows}) == len(rows) == 9
+    assert len({row.judge for row in rows}) == len(rows) == 10
     by_judge = {row.judge: row for row in rows}
     assert by_judge["oracle"].missed == by_judge["ours"].missed == 0.0
     assert by_judge["oracle"].mean <= by_judge["ours"].mean <= 300.0
@@ -109,6 +109,18 @@ def test_promise_that_asks_for_more_than_the_counts_can_tell_is_called_a_mistake
     assert found.impossible == len(found.broken) == 1
     assert "no test can in less than 300 s" in found.broken[0]
     assert findings([oracle, replace(oracle, judge="ours", mean=500.0, noisy_bound=150.0)])[1].impossible == 0
+
+
+def test_promise_that_a_test_that_is_told_the_noise_does_not_keep_either_is_said_to_be_so() -> None:
+    oracle = Row("bad: x; iid", "bad", "oracle", 100, false=0.0, missed=0.0, mean=100.0)
+    ours, told = replace(oracle, judge="ours", mean=300.0, missed=0.3), replace(oracle, judge="told", mean=250.0)
+    missed, slower, *of_told = findings([oracle, ours, told])
+    assert (slower.impossible, slower.too_much) == (0, 1)
+    assert slower.broken == ("bad: x; iid: 300 s, allowed 210 s (oracle 100 s); *told* does not either: 250 s",)
+    assert missed.broken == ("bad: x; iid: 30.0 %",), "told misses none"
+    assert [len(found.broken) for found in of_told] == [0, 1]
+    assert of_told[1].broken == ("bad: x; iid: 250 s, allowed 210 s (oracle 100 s)",)
+    assert "- *ours*: 3.72 times as long as *told* in the median of 1 cells" in page([oracle, ours, told], "by hand")
 
 
 def test_promise_of_fewer_misses_than_the_best_test_has_is_called_a_mistake() -> None:
