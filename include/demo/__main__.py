@@ -51,7 +51,7 @@ def _play(arguments: argparse.Namespace, console: Console) -> int:
             stage.airflow.api.pause(dag, False)
         console.print(f"demo: everything is up after {time.monotonic() - began:.0f} s")
         _say_address(stage, console)
-        results, failures = _releases(stage, console)
+        results, failures = play_releases(stage, console)
         show_summary(results, console)
         console.print(f"demo: {time.monotonic() - began:.0f} s in all")
         for failure in failures:
@@ -64,7 +64,8 @@ def _play(arguments: argparse.Namespace, console: Console) -> int:
     return 1 if failures else 0
 
 
-def _releases(stage: Stage, console: Console) -> tuple[list[ReleaseResult], list[str]]:
+def play_releases(stage: Stage, console: Console) -> tuple[list[ReleaseResult], list[str]]:
+    """Every release of the demo, one after the other: what came of them, and what did not go as it must, in words."""
     ledger = stage.ledger()
     follower = Follower(stage, ledger)
     results, failures = [], []

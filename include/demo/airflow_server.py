@@ -4,18 +4,14 @@ Everything it listens on is 127.0.0.1, everything it needs to know stands in ``a
 started it ends it, tasks that outlived their scheduler included.
 """
 
-import json
 import os
-import secrets
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Collection, Mapping
-from configparser import ConfigParser
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +22,7 @@ import psutil
 
 from canary_release.core.problems import CanaryError
 from demo.airflow_api import AirflowApi, AirflowApiError
+from demo.airflow_settings import USER, AirflowSettings
 from demo.free_ports import LOOPBACK, free_ports
 from demo.processes import Process
 
@@ -37,7 +34,6 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-USER = "admin"
 TEMPLATES = Path(__file__).resolve().parents[2] / ".demo"  # migrated databases, one for each version of Airflow
 POLL = 0.1  # seconds between two looks at a component
 GRACE = 4.0  # seconds that the components have to end by themselves; without running tasks they need 3
@@ -77,8 +73,8 @@ class AirflowServer:
         self.plugins = plugins.resolve()
         self.port = port or free_ports(1)[0]
         self.url = f"http://{LOOPBACK}:{self.port}"
-        self._secrets = _kept_secrets(self.home / "secrets.json")
-        self.password = self._secrets["password"]
+        self._settings = AirflowSettings(self.home, database)
+        self.password = self._settings.password
         self.api = AirflowApi(self.url, self.user, self.password)
         self._extra_env = dict(extra_env or {})
         self._processes: dict[str, Process] = {}
@@ -94,7 +90,7 @@ class AirflowServer:
             raise AirflowServerError(f"The Airflow in {self.home} runs already; stop it before starting it again.")
         self._reserved = _reserve(self.port)
         try:
-            self._write_settings()
+            self._settings.write(dags=self.dags, plugins=self.plugins, port=self.port)
             self._make_database()
             for component in COMPONENTS:
                 self.start_component(component)
@@ -212,73 +208,6 @@ class AirflowServer:
             name=f"airflow {name}",
         )
 
-    def _write_settings(self) -> None:
-        passwords = self.home / "passwords.json"
-        with open(passwords, "w", opener=_private) as file:
-            json.dump({self.user: self.password}, file)
-        parser = ConfigParser(interpolation=None)
-        for section, settings in self._settings(passwords).items():
-            # Airflow reads the file with interpolation.
-            parser[section] = {name: value.replace("%", "%%") for name, value in settings.items()}
-        with open(self.home / "airflow.cfg", "w", opener=_private) as file:
-            parser.write(file)
-
-    def _settings(self, passwords: Path) -> dict[str, dict[str, str]]:
-        worker_logs, triggerer_logs = free_ports(2)
-        home = self.home
-        return {
-            "core": {
-                "dags_folder": str(self.dags),
-                "plugins_folder": str(self.plugins),
-                "executor": "LocalExecutor",
-                "parallelism": "8",
-                "load_examples": "False",
-                "dags_are_paused_at_creation": "False",
-                "fernet_key": self._secrets["fernet_key"],
-                "execution_api_server_url": f"{self.url}/execution/",
-                "simple_auth_manager_users": f"{self.user}:admin",
-                "simple_auth_manager_all_admins": "False",
-                "simple_auth_manager_passwords_file": str(passwords),
-                # Gives 127.0.0.1: no name is looked up to say which host a task ran on.
-                "hostname_callable": "urllib.request.localhost",
-            },
-            # On a busy machine its processes wait for each other longer than the 5 s that SQLite's driver allows. But
-            # for as long the API server stands still when its log of actions waits for a heartbeat of its own.
-            "database": {"sql_alchemy_conn": self._database or f"sqlite:///{home / 'airflow.db'}?timeout=20"},
-            "api": {
-                "host": LOOPBACK,
-                "port": str(self.port),
-                "base_url": self.url,
-                "workers": "1",
-                "secret_key": self._secrets["secret_key"],
-                "log_fetch_timeout_sec": "1",
-            },
-            "api_auth": {"jwt_secret": self._secrets["jwt_secret"]},
-            "logging": {
-                "base_log_folder": str(home / "logs"),
-                "dag_processor_child_process_log_directory": str(home / "logs" / "dag_processor"),
-                "colored_console_log": "False",
-                # Nobody listens there; the defaults could be another Airflow's.
-                "worker_log_server_port": str(worker_logs),
-                "trigger_log_server_port": str(triggerer_logs),
-            },
-            # A supervisor that waits 5 s for its next heartbeat lets the scheduler fail tasks that resume early.
-            "workers": {"min_heartbeat_interval": "1"},
-            "scheduler": {
-                "scheduler_idle_sleep_time": "0.1",
-                "task_instance_heartbeat_timeout": "60",
-                "orphaned_tasks_check_interval": "60",
-            },
-            "dag_processor": {
-                "refresh_interval": "10",
-                "min_file_process_interval": "10",
-                "bundle_refresh_check_interval": "2",
-            },
-            "metrics": {"statsd_on": "False", "otel_on": "False"},
-            "traces": {"otel_on": "False"},
-            "sentry": {"sentry_on": "False"},
-        }
-
     def _make_database(self) -> None:
         if self._database is not None:
             self._run_migration(self.home)
@@ -383,26 +312,6 @@ def _listens(pid: int, port: int) -> bool:
     except psutil.NoSuchProcess:
         return False
     return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)
-
-
-def _kept_secrets(path: Path) -> dict[str, str]:
-    """This home's own secrets, made when it is first used and readable by nobody else."""
-    if path.exists():
-        return dict(json.loads(path.read_text()))
-    made = {
-        "password": secrets.token_urlsafe(12),
-        "fernet_key": urlsafe_b64encode(os.urandom(32)).decode(),
-        "secret_key": secrets.token_hex(32),
-        "jwt_secret": secrets.token_hex(64),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", opener=_private) as file:
-        json.dump(made, file)
-    return made
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _seconds(heartbeat: str | None) -> float:

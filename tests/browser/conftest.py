@@ -14,7 +14,8 @@ from playwright.sync_api import sync_playwright
 from canary_release.ledger import tables
 from canary_release.ledger.store import Ledger
 from debian import require_tool
-from demo.airflow_server import USER, AirflowServer
+from demo.airflow_server import AirflowServer
+from demo.airflow_settings import USER
 from demo.page_states import PageStates, balancer_connection
 from end_to_end.rehearsed_releases import ASKS, Rehearsal
 from postgres import Postgres

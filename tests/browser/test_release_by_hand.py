@@ -11,7 +11,7 @@ from canary_release.core.values import plain
 from canary_release.ledger.approvals import Answer, question_of
 from canary_release.ledger.records import State
 from demo.airflow_api import Run, TaskInstance
-from demo.airflow_server import USER
+from demo.airflow_settings import USER
 from end_to_end.rehearsed_releases import Rehearsal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

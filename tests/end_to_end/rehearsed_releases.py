@@ -11,7 +11,7 @@ from pathlib import Path
 
 from canary_release.core.frames import frame_from_windows
 from canary_release.core.values import Counts, Window
-from demo.airflow_server import USER
+from demo.airflow_settings import USER
 from demo.stage import Stage
 
 ASSET = "late-image"
