@@ -7,7 +7,7 @@ front of them the null; NODES places at which a likelihood is given.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -26,9 +26,9 @@ STATIONARY = np.array([comb(_FLIPS, place) for place in range(PLACES)]) / 2.0**_
 SPACING = float(POSITIONS[1] - POSITIONS[0])
 NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(4)[::-1] + 0.5) / 4)  # Chebyshev: cubics through them stay close
 _LARGEST, _FURTHEST = 1e250, 575.0
-_LONGEST = 8  # windows taken at a time, so few that nothing becomes nought
+_LONGEST, _LONGEST_CAPPED = 32, 8  # windows taken at a time; those after one that meets the cap are taken again
 _MOST = 60.0  # of a log likelihood ratio in one window, before the cap
-_SAFELY = 300.0  # of log likelihood ratios without a new scale
+_SAFELY, _FAINT = 300.0, 1e-100  # how far sums may grow, on logarithms, and shrink without a new scale
 
 
 def _cubics(at: FloatArray) -> FloatArray:
@@ -81,7 +81,7 @@ class Filtered:
             state, ratio = steps.fresh, np.zeros(likelihood.shape[1])
         ratios, at, capped = np.empty(persistence.shape), 0, False
         while at < len(stakes):
-            rows = slice(at, min(at + _LONGEST, len(stakes)))
+            rows = steps.piece(at, _LONGEST_CAPPED if capped else _LONGEST)
             found, over = (steps.take_capped if capped else steps.take)(state, ratio, rows)
             met = bool(over.any())
             if met and not capped:  # from the first of these rows on, they have to be taken again
@@ -103,25 +103,42 @@ class _Steps:
     def __init__(
         self, likelihood: FloatArray, persistence: FloatArray, stakes: FloatArray, anew: BoolArray | None = None
     ) -> None:
-        self._chances, self._urn = _chances(likelihood), _Urn(persistence)
+        self._chances, growth = _chances(likelihood)
+        self._growth, self._urn = growth.tolist(), _Urn(persistence)
         self._stakes, self._forget = stakes, np.zeros(len(stakes), dtype=bool) if anew is None else anew
         self.states = np.empty_like(self._chances)
         self._flat, self._flat_chances = (x.reshape(len(x), -1, PLACES) for x in (self.states, self._chances))
         self.fresh = np.zeros(self._chances.shape[1:])  # nothing known yet, nothing staked
         self.fresh[0] = STATIONARY
 
+    def piece(self, at: int, longest: int = _LONGEST) -> slice:
+        """Rows from ``at`` on in which nothing grows too large, up to the next step that begins anew."""
+        total, end = self._growth[at], at + 1
+        last = min(at + longest, len(self._growth))
+        while end < last and total + self._growth[end] <= _SAFELY and not self._forget[end]:
+            total += self._growth[end]
+            end += 1
+        return slice(at, end)
+
     def uncapped(self, state: FloatArray, rows: slice) -> FloatArray:
-        """Sum M_j after each window, (W, C), if there were no cap; the states are kept."""
-        sums = np.empty((rows.stop - rows.start, *state.shape[:2]))
-        for at, flat in enumerate(self._moved(state, rows)):
-            np.dot(flat, _ONES, out=sums[at].reshape(-1))
-        return np.asarray(np.add.reduce(sums[:, 1:], axis=1) / sums[:, 0])
+        """Sum M_j after each window, (W, C), if there were no cap; the states are kept.
+
+        Of the first rows only, at least one, where sums become so small later that they need a new scale.
+        """
+        for _ in self._moved(state, rows):
+            pass
+        sums = (self._flat[rows] @ _ONES).reshape(-1, *state.shape[:2])
+        of_null, of_harm = sums[:, 0], np.add.reduce(sums[:, 1:], axis=1)
+        faint = np.flatnonzero((np.minimum(of_null, of_harm) < _FAINT).any(axis=1))
+        sound = max(int(faint[0]), 1) if len(faint) else len(sums)
+        return np.asarray(of_harm[:sound] / of_null[:sound])
 
     def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
         """The same, and where that is beyond the cap, (W, C)."""
         found = self.uncapped(state, rows)
         before = np.concatenate((ratio[None], found[:-1]))
-        most = np.maximum(_CAPPED * (before + self._stakes[rows][:, None]), REACH)
+        stakes = self._stakes[rows.start : rows.start + len(found), None]
+        most = np.maximum(_CAPPED * (before + stakes), REACH)
         return found, ~(found <= np.minimum(most, _LARGEST))
 
     def take_capped(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
@@ -148,15 +165,20 @@ class _Steps:
 
     def _moved(self, state: FloatArray, rows: slice) -> Iterator[FloatArray]:
         """The states after each window, flat; what is done to one is what the next goes on from."""
-        kinds = len(state)
+        kinds, move = len(state), self._urn.move
         flat, fresh = state.reshape(-1, PLACES), self.fresh.reshape(-1, PLACES)
+        alike = self.states[rows].reshape(rows.stop - rows.start, kinds, -1)
+        nulls, harms = alike[:, 0], alike[:, 1:]
+        staked = np.empty(nulls.shape[1])
         each = (self._stakes[rows] / (kinds - 1)).tolist()
-        steps = zip(each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], strict=True)
-        for at, (stake, forget, target, chances) in enumerate(steps, start=rows.start):
-            self._urn.move(fresh if forget else flat, at, target)
+        steps = zip(
+            each, self._forget[rows].tolist(), self._flat[rows], self._flat_chances[rows], nulls, harms, strict=True
+        )
+        for at, (stake, forget, target, chances, null, harm) in enumerate(steps, start=rows.start):
+            move(fresh if forget else flat, at, target)
             if stake:  # staked before the move, which is the same for all kinds
-                alike = target.reshape(kinds, -1)
-                alike[1:] += alike[0] * stake
+                np.multiply(null, stake, out=staked)
+                np.add(harm, staked, out=harm)
             np.multiply(target, chances, out=target)
             yield target
             flat = target
@@ -167,11 +189,12 @@ class _Urn:
 
     def __init__(self, persistence: FloatArray) -> None:
         stays = np.minimum(persistence, 0.9999)
-        common = np.where((stays == stays[:, :1]).all(axis=1), stays[:, 0], np.nan).tolist()
-        known = {one: np.maximum((_LEFT * one ** np.arange(PLACES)) @ _RIGHT, 0.0) for one in set(common) if one == one}
-        self._matrices = [known.get(one) for one in common]  # one for all columns
-        alike = all(one == one for one in common)
-        self._powers = np.empty(0) if alike else stays[:, :, None] ** np.arange(PLACES)
+        alike = (stays == stays[:, :1]).all(axis=1).tolist()
+        # One matrix for all columns, where they are alike.
+        self._matrices = [
+            _transitions(one) if same else None for one, same in zip(stays[:, 0].tolist(), alike, strict=True)
+        ]
+        self._powers = np.empty(0) if all(alike) else stays[:, :, None] ** np.arange(PLACES)
 
     def move(self, flat: FloatArray, at: int, moved: FloatArray) -> None:
         """From ``flat`` to ``moved``."""
@@ -186,11 +209,22 @@ class _Urn:
         np.maximum(moved, 0.0, out=moved)  # rounding
 
 
-def _chances(likelihood: FloatArray) -> FloatArray:
-    """Likelihoods at the places, relative to the likeliest of the null, (W, 1 + J, C, Z)."""
+@lru_cache(maxsize=256)
+def _transitions(stays: float) -> FloatArray:
+    """The urn's, (Z, Z), when so much of z is left a window later; windows of one length have the same."""
+    return np.maximum((_LEFT * stays ** np.arange(PLACES)) @ _RIGHT, 0.0)
+
+
+def _chances(likelihood: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Likelihoods at the places, relative to the likeliest of the null, (W, 1 + J, C, Z); and the logarithm of the
+    largest in each window, (W,).
+    """
     places = likelihood.transpose(0, 2, 1, 3) @ _CUBICS
-    places -= places[:, :1].max(axis=-1, keepdims=True)
-    return np.exp(np.clip(places, -_MOST, _MOST, out=places), out=places)
+    of_null = np.ascontiguousarray(places[:, 0].transpose(2, 0, 1))  # numpy is slow along an axis as short as the last
+    places -= of_null.max(axis=0)[:, None, :, None]
+    np.clip(places, -_MOST, _MOST, out=places)
+    growth = places.max(axis=(1, 2, 3))
+    return np.exp(places, out=places), growth
 
 
 class FilteredMixture:
@@ -233,39 +267,32 @@ class FilteredStep:
         anew = began == np.arange(len(began)) + 1
         anew[:1] |= self._state is None
         steps, said = _Steps(likelihood, persistence, anew.astype(float), anew), np.empty(persistence.shape)
-        for left, right in pairwise(_pieces(likelihood, anew)):
-            if anew[left]:
+        at = 0
+        while at < len(began):
+            if anew[at]:
                 self._state = steps.fresh
                 self._ratio, self._said = np.ones(persistence.shape[1]), np.zeros(persistence.shape[1])
-            said[left:right] = self._taken(steps, slice(left, right))
+            found = self._taken(steps, steps.piece(at))
+            said[at : at + len(found)] = found
+            at += len(found)
         return np.clip(said, -_FURTHEST, _FURTHEST)
 
     def _taken(self, steps: _Steps, rows: slice) -> FloatArray:
+        """Of the first of these rows, at least one."""
         assert self._state is not None
         found = steps.uncapped(self._state, rows)
         with np.errstate(divide="ignore"):
             growth = np.log(found / np.concatenate((self._ratio[None], found[:-1])))
         said = np.cumsum(np.concatenate((self._said[None], np.minimum(growth, CAP))), axis=0)[1:]
-        state = steps.states[rows.stop - 1]
+        state = steps.states[rows.start + len(found) - 1]
         down = np.stack([-np.frexp(part.sum(axis=(0, 2)))[1] for part in (state[:1], state[1:])])  # of A, of M
         self._state = np.concatenate((np.ldexp(state[:1], down[0][:, None]), np.ldexp(state[1:], down[1][:, None])))
         self._ratio, self._said = np.ldexp(found[-1], down[1] - down[0]), said[-1]
         return np.asarray(said)
 
 
-def _pieces(likelihood: FloatArray, anew: BoolArray) -> list[int]:
-    """Where to cut rows, so that in none of the pieces a likelihood becomes nought, and each step begins one."""
-    reach = np.minimum(np.abs(likelihood).max(axis=(1, 2, 3)) * 2.0, _MOST).tolist()
-    cuts, total = [0], 0.0
-    for at, (one, forget) in enumerate(zip(reach, anew.tolist(), strict=True)):
-        total += one
-        if at and (forget or total > _SAFELY):
-            cuts.append(at)
-            total = one
-    return [*cuts, len(reach)]
-
-
 def of_harm(likelihood: FloatArray, cap: float = CAP) -> FloatArray:
     """Log likelihood ratios of each harm if instances made no noise, (W, C, J)."""
-    middle = likelihood @ _MIDDLE
+    windows, *kinds, nodes = likelihood.shape
+    middle = (likelihood.reshape(windows, -1, nodes) @ _MIDDLE).reshape(windows, *kinds)
     return np.asarray(np.minimum(middle[..., 1:] - middle[..., :1], cap))
