@@ -87,17 +87,19 @@ def clump_cumulant(v: FloatArray, stickiness: FloatArray) -> FloatArray:
     return (1.0 - stickiness) * (v - 1.0) / (1.0 - stickiness * v)
 
 
-def normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray) -> FloatArray:
-    """lambda: what one event costs, given that it falls to side a with chance rho0 and sticks with chance r."""
+def normaliser(u: FloatArray, rho0: FloatArray, stickiness: FloatArray, sticky: FloatArray) -> FloatArray:
+    """lambda: what one event costs, given that it falls to side a with chance rho0 and sticks with chance r.
+
+    sticky: r u.
+    """
     loose = 1.0 - stickiness
-    b = u * (stickiness + loose * rho0)
-    b += stickiness + loose * (1.0 - rho0)
-    root = b * b
-    root -= 4.0 * stickiness * u
+    half = u * (0.5 * (stickiness + loose * rho0))  # b/2
+    half += 0.5 * (stickiness + loose * (1.0 - rho0))
+    root = half * half
+    root -= sticky
     np.maximum(root, 0.0, out=root)
     np.sqrt(root, out=root)
-    root += b
-    root *= 0.5
+    root += half
     return root
 
 
@@ -129,13 +131,13 @@ def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray
     found = of_a / of_b
     if not stickiness.any():
         return found
-    # The difference of two best_tilt, with one logarithm less.
-    loose = 1.0 - stickiness
+    # The difference of two best_tilt, with one logarithm less, and both q in parts of 1 - r.
+    clumped = 4.0 * stickiness / (1.0 - stickiness) ** 2
     for of in (of_a, of_b):
-        of *= 4.0 * stickiness
-        of += loose * loose
+        of *= clumped
+        of += 1.0
         np.sqrt(of, out=of)
-        of += loose
+        of += 1.0
     of_b /= of_a
     of_b *= of_b
     found *= of_b
@@ -150,18 +152,19 @@ def against_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, 
         of_b = 1.0 / (1.0 - rho0 + rho0 * factors)
         return factors * of_b, of_b
     q_b = null.rate[..., None]
-    least, total = theta * q_b + delta, rho * theta + 1.0 - rho
+    least, total = theta * q_b + delta, 2.0 * (rho * theta + 1.0 - rho)
     linear = factors * (rho * theta * least)
-    linear += (1.0 - rho) * q_b * theta - total * delta
-    nearest = linear * linear
-    nearest += 4.0 * total * theta * (1.0 - rho) * q_b * delta
+    linear += (1.0 - rho) * q_b * theta - 0.5 * total * delta
+    nearest = linear * linear  # total theta p*, in the end
+    nearest += 2.0 * total * theta * (1.0 - rho) * q_b * delta
     np.sqrt(nearest, out=nearest)
     nearest += linear
-    nearest /= 2.0 * total * theta
-    np.maximum(nearest, 1e-12, out=nearest)
-    of_a = np.multiply(factors, least, out=linear)
-    of_a /= theta * nearest + delta
-    return of_a, np.divide(q_b, nearest, out=nearest)
+    np.maximum(nearest, 1e-12 * total * theta, out=nearest)
+    of_b = (total * theta * q_b) / nearest
+    nearest += total * delta
+    of_a = np.multiply(factors, total * least, out=linear)
+    of_a /= nearest
+    return of_a, of_b
 
 
 def comparison_log_evidence(
@@ -175,17 +178,18 @@ def comparison_log_evidence(
     rho = null.rho
     rho0 = rho * null.theta / (1.0 - rho + rho * null.theta)
     u = np.exp(tilt) if u is None else u
-    each = normaliser(u, rho0[..., None], stickiness)
+    sticky = stickiness * u
+    each = normaliser(u, rho0[..., None], stickiness, sticky)
     evidence = np.log(each)
     evidence *= -(null.a_events + null.b_events)[..., None]
     evidence += tilt * null.a_events[..., None]
     if null.delta.any():  # n_a delta K(u/lambda)
-        cost = stickiness * u
-        np.subtract(each, cost, out=cost)
+        cost = np.subtract(each, sticky, out=sticky)
         np.divide(u - each, cost, out=cost)
         cost *= (1.0 - stickiness) * (null.a_of * null.delta)[..., None]
         evidence -= cost
-    return np.where(null.informative[..., None], evidence, 0.0)
+    evidence[~null.informative] = 0.0
+    return evidence
 
 
 def paid_by_b(null: Comparison, slope: FloatArray, loose: FloatArray) -> tuple[FloatArray, BoolArray]:

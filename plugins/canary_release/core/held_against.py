@@ -194,17 +194,22 @@ def _with_instances(harms: FloatArray, par: Parameters, scene: Scene) -> tuple[F
 
     harms: logarithms, (J,) or (W, C, J).  The first result is (W, C, (1 + J) nodes).
     """
-    spread = par.spread(scene.time)
-    harms = np.broadcast_to(harms, (*spread.shape, harms.shape[-1]))
-    both = np.concatenate((np.zeros_like(harms[..., :1]), harms), axis=-1)
-    logs = both[..., None] + np.minimum(spread, 2.0)[..., None, None] * NODES
-    return logs.reshape(*spread.shape, -1), logs.shape
+    spread, kinds = par.spread(scene.time), 1 + harms.shape[-1]
+    logs = np.minimum(spread, 2.0)[..., None] * np.tile(NODES, kinds)
+    logs[..., len(NODES) :] += np.repeat(harms, len(NODES), axis=-1)
+    return logs, (*spread.shape, kinds, len(NODES))
 
 
 def _softened(single: FloatArray, arms: Arms, par: Parameters, scene: Scene) -> FloatArray:
-    """Counts so many that they tell places of the filter apart are made less of; unknown windows say nothing."""
+    """Counts so many that they tell places of the filter apart are made less of; unknown windows say nothing.
+
+    In place, flat or not.
+    """
     factor = 1.0 / (1.0 + information(arms, par) * (SPACING * par.spread(scene.time)) ** 2)
-    return np.where(arms.comparable[..., None, None], single * factor[..., None, None], 0.0)
+    of_columns = single.reshape(*factor.shape, -1)
+    of_columns *= factor[..., None]
+    of_columns[~arms.comparable] = 0.0
+    return single
 
 
 def information(arms: Arms, par: Parameters) -> FloatArray:

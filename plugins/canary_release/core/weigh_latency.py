@@ -124,7 +124,7 @@ class WeighedLatency(Weighed):
         odds_ratio = np.maximum((allowed / (1.0 - allowed)) / (rate / (1.0 - rate)), 1.0)
         arms = seen.at(edge)
         likelihood = odds_likelihoods(arms, odds_ratio, ready, par, scene)
-        counted = Arms(*(np.where(ready, getattr(arms, name), 0) for name in arms.__dataclass_fields__))
+        counted = _masked(arms, ready)
         theta = np.maximum(allowed / rate, 1.0)
         safe = safe_likelihoods(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
         change = self._change(likelihood, par, safe, counted, scene)
