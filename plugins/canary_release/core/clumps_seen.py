@@ -14,7 +14,7 @@ the mean of an inverse gamma posterior.
 import numpy as np
 
 from canary_release.core.record import FloatArray
-from canary_release.core.running_sums import HALF_LIFE
+from canary_release.core.running_sums import HALF_LIFE, gaps
 
 WEIGHT = 0.375  # of the default, in the unit of w: about one pair of windows with many events
 CLUMPED = 20.0  # events at which a pair counts half: 3 c of clumps of six
@@ -34,9 +34,8 @@ class ClumpsSeen:
         """(W, S), from events out of how many, both (W, S), in windows that start at (W,)."""
         events = np.concatenate((self._last[:1], stable_events))
         of = np.concatenate((self._last[1:], stable_of))
-        gaps = np.diff(start, prepend=start[0] if self._start is None else self._start)
-        kept = (0.5 ** (np.where((gaps > 0) & (gaps < np.inf), gaps, 0.0) / HALF_LIFE)).tolist()
-        self._last, self._start = np.stack((events[-1], of[-1])), float(start[-1])
+        kept = (0.5 ** (gaps(start, self._start) / HALF_LIFE)).tolist()
+        self._last, self._start = np.concatenate((events[-1:], of[-1:])), float(start[-1])
         difference, weight = _pairs(events, of)
         followed = [
             series.extend(difference[:, at].tolist(), weight[:, at].tolist(), kept)

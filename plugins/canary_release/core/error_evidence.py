@@ -62,10 +62,8 @@ def orient(
     turn = rate > 0.5
     if not turn.any() and not higher_is_better.any():
         return Comparison(arms.canary_events, arms.canary_of, arms.stable_events, arms.stable_of, theta, delta, rate)
-    flip = np.broadcast_to(higher_is_better, rate.shape)
-    a_events, b_events = _swap(flip, arms.canary_events, arms.stable_events)
-    a_of, b_of = _swap(flip, arms.canary_of, arms.stable_of)
-    theta, delta = np.broadcast_to(theta, rate.shape), np.broadcast_to(delta, rate.shape)
+    a_events, b_events = _swap(higher_is_better, arms.canary_events, arms.stable_events)
+    a_of, b_of = _swap(higher_is_better, arms.canary_of, arms.stable_of)
     other_a, other_b = b_of - b_events, a_of - a_events
     return Comparison(
         a_events=np.where(turn, other_a, a_events),

@@ -7,7 +7,7 @@ import numpy as np
 from canary_release.core.noise import Noise
 from canary_release.core.observations import Arms, Timeline
 from canary_release.core.record import CANARY, STABLE, BoolArray, FloatArray, Record
-from canary_release.core.running_sums import Decayed, Silence, StepTotal
+from canary_release.core.running_sums import Decayed, Silence, StepTotal, side_by_side
 
 SILENCE = 10.0  # requests that should have come and did not: by chance once in e^10
 BREAKER_RATE, BREAKER_ERRORS, BREAKER_RATIO = 0.25, 20.0, 5.0
@@ -16,7 +16,7 @@ _PRIOR_RATE = 0.005
 
 def columns_of(arms: Arms) -> FloatArray:
     """Canary's events and requests, stable's events and requests, (W, C, 4)."""
-    return np.stack((arms.canary_events, arms.canary_of, arms.stable_events, arms.stable_of), axis=-1)
+    return side_by_side(arms.canary_events, arms.canary_of, arms.stable_events, arms.stable_of)
 
 
 class NoData:
@@ -33,8 +33,8 @@ class NoData:
         """(W, C)."""
         alone = time.alone[:, None]
         unread = ~arms.canary_known | (~arms.stable_known & ~alone)
-        traffic = self._in_step.extend(np.stack((arms.canary_of, arms.stable_of)).swapaxes(0, 1), time.began)
-        idle = (traffic[:, CANARY] <= 0) | ((traffic[:, STABLE] <= 0) & ~alone)
+        traffic = self._in_step.extend(side_by_side(arms.canary_of, arms.stable_of), time.began)
+        idle = (traffic[..., CANARY] <= 0) | ((traffic[..., STABLE] <= 0) & ~alone)
         return unread | idle | self._silent(arms, time)
 
     def _silent(self, arms: Arms, time: Timeline) -> BoolArray:

@@ -8,6 +8,7 @@ side's instances wander.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -49,6 +50,7 @@ SAFE_ALTERNATIVES = len(SAFE_PARTS) + 1
 ALONE_FACTOR = 2.0
 ALONE_DEVIATIONS = 3.0  # of the recorded rate itself
 SAFE_LIMIT_FACTORS = np.geomspace(0.1, 0.98, 6)
+_LOG_HARMS, _LOG_ODDS = np.log(HARM_FACTORS), np.log(ODDS_FACTORS)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def harm_likelihoods(
     guessed: (C,), where it is only guessed how large clumps may be.
     """
     null = orient(arms, par.theta, par.delta, rate, par.higher)
-    logs, shape = _with_instances(np.log(HARM_FACTORS), par, scene)
+    spread = par.spread(scene.time)
+    logs, shape = _with_instances(_LOG_HARMS, spread)
     factors = np.exp(logs)
     u = tilted(null, factors, par.phi)
     tilt = np.log(u)
@@ -163,7 +166,7 @@ def harm_likelihoods(
     if guessed is not None:
         asked = guessed & (scene.time.seconds >= LONGEST_CLUMP)[:, None]
         ask_for_any(single, null, factors.reshape(shape), tilt.reshape(shape), par.phi, asked)
-    return _softened(single, arms, par, scene)
+    return _softened(single, arms, par, spread)
 
 
 def _count_clumps(single: FloatArray, null: Comparison, factors: FloatArray, par: Parameters, scene: Scene) -> None:
@@ -184,28 +187,35 @@ def _count_clumps(single: FloatArray, null: Comparison, factors: FloatArray, par
 
 def odds_likelihoods(arms: Arms, odds_ratio: FloatArray, known: BoolArray, par: Parameters, scene: Scene) -> FloatArray:
     """The same for "as slow as tolerated", odds_c = odds_ratio odds_b; zero where stable's past is not known (W, 1)."""
-    logs, shape = _with_instances(np.log(ODDS_FACTORS), par, scene)
+    spread = par.spread(scene.time)
+    logs, shape = _with_instances(_LOG_ODDS, spread)
     single = odds_log_likelihood(arms, odds_ratio, logs) / par.phi[..., None]
-    return np.where(known[..., None, None], _softened(single.reshape(shape), arms, par, scene), 0.0)
+    return np.where(known[..., None, None], _softened(single.reshape(shape), arms, par, spread), 0.0)
 
 
-def _with_instances(harms: FloatArray, par: Parameters, scene: Scene) -> tuple[FloatArray, tuple[int, ...]]:
+def _with_instances(harms: FloatArray, spread: FloatArray) -> tuple[FloatArray, tuple[int, ...]]:
     """Logarithms of the tolerated and of each harm with what instances make of it, and the shape with nodes apart.
 
     harms: logarithms, (J,) or (W, C, J).  The first result is (W, C, (1 + J) nodes).
     """
-    spread, kinds = par.spread(scene.time), 1 + harms.shape[-1]
-    logs = np.minimum(spread, 2.0)[..., None] * np.tile(NODES, kinds)
-    logs[..., len(NODES) :] += np.repeat(harms, len(NODES), axis=-1)
+    kinds = 1 + harms.shape[-1]
+    logs = np.minimum(spread, 2.0)[..., None] * _nodes_of(kinds)
+    logs[..., len(NODES) :] += harms.repeat(len(NODES), axis=-1)
     return logs, (*spread.shape, kinds, len(NODES))
 
 
-def _softened(single: FloatArray, arms: Arms, par: Parameters, scene: Scene) -> FloatArray:
+@cache
+def _nodes_of(kinds: int) -> FloatArray:
+    """All nodes once for each."""
+    return np.tile(NODES, kinds)
+
+
+def _softened(single: FloatArray, arms: Arms, par: Parameters, spread: FloatArray) -> FloatArray:
     """Counts so many that they tell places of the filter apart are made less of; unknown windows say nothing.
 
     In place, flat or not.
     """
-    factor = 1.0 / (1.0 + information(arms, par) * (SPACING * par.spread(scene.time)) ** 2)
+    factor = 1.0 / (1.0 + information(arms, par) * (SPACING * spread) ** 2)
     of_columns = single.reshape(*factor.shape, -1)
     of_columns *= factor[..., None]
     of_columns[~arms.comparable] = 0.0
@@ -227,16 +237,17 @@ def safe_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
     lie around stable's own rate.
     """
     own = orient(arms, par.theta, par.delta, rate, par.higher)
-    ratio = np.broadcast_to(scene.safe_ratio[:, None], rate.shape)
+    ratio = scene.safe_ratio[:, None]
     larger = own.theta * own.rate + own.delta >= ratio * own.rate
     theta, delta = np.where(larger, own.theta, ratio), np.where(larger, own.delta, 0.0)
     null = Comparison(own.a_events, own.a_of, own.b_events, own.b_of, theta, delta, own.rate)
     alike = np.minimum(np.log(null.rate / (theta * null.rate + delta)), np.log(0.95))[..., None]
     harms = np.concatenate((SAFE_PARTS * alike, alike - SAFER), axis=-1)
-    logs, shape = _with_instances(harms, par, scene)
+    spread = par.spread(scene.time)
+    logs, shape = _with_instances(harms, spread)
     u = tilted(null, np.exp(logs), par.phi)
     single = comparison_log_evidence(null, np.log(u), par.phi, u)
-    return _softened(single.reshape(shape), arms, par, scene)
+    return _softened(single.reshape(shape), arms, par, spread)
 
 
 def beyond_limit(arms: Arms, par: Parameters, limit: FloatArray) -> FloatArray:

@@ -47,6 +47,9 @@ class JudgeState:
             raise ReleaseFileError(problems)
         self._release, self._checks = release, release.checks
         self._plan = [step for step in release.steps if isinstance(step, Step)]
+        kinds = [(check.kind, check.metric) for check in release.checks]
+        self._events = {metric for kind, metric in kinds if kind is CheckKind.PROPORTION} - {ERROR_RATE}
+        self._values = {metric for kind, metric in kinds if kind is CheckKind.VALUE}
         self._groups = _groups(release.checks, noise)
         places = [places for places, _ in self._groups]
         self._order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)
@@ -73,19 +76,17 @@ class JudgeState:
         return Judgements(self._found, len(self._found))
 
     def _record(self, windows: Sequence[Window]) -> Record:
-        events = [check.metric for check in self._checks if check.kind is CheckKind.PROPORTION]
-        values = [check.metric for check in self._checks if check.kind is CheckKind.VALUE]
-        return record_of(windows, [name for name in events if name != ERROR_RATE], values, self._edges)
+        return record_of(windows, self._events, self._values, self._edges)
 
     def _complete(self, record: Record) -> Record:
         """Columns that the checks name and the record lacks are unknown."""
-        missing = np.full((len(record), 2), np.nan)
-        lacking = {check.metric for check in self._checks} - {ERROR_RATE}
-        events = {metric: np.stack((missing, missing), axis=-1) for metric in lacking}
+        events, values = self._events - record.proportions.keys(), self._values - record.values.keys()
+        if not events and not values:
+            return record
         return replace(
             record,
-            proportions={**events, **record.proportions},
-            values={**dict.fromkeys(lacking, missing), **record.values},
+            proportions={**dict.fromkeys(events, np.full((len(record), 2, 2), np.nan)), **record.proportions},
+            values={**dict.fromkeys(values, np.full((len(record), 2), np.nan)), **record.values},
         )
 
     def _fold_record(self, record: Record) -> None:
@@ -110,10 +111,10 @@ class JudgeState:
         before = len(self._found)
         for _, weighed in self._groups:
             weighed.extend(record, scene)
-        self._split.extend(record, scene)
+        requests = proportion_arms(record, [ERROR_RATE], time.broken)
+        self._split.extend(requests, scene)
         rows = slice(before, before + len(record))
         log_e = self._columns([weighed.log_e.array[rows] for _, weighed in self._groups], len(record))
-        requests = proportion_arms(record, [ERROR_RATE], time.broken)
         self._found.add(record, scene, requests, self._evidence(log_e), log_e)
         self._found.cross(before, self._breaker.extend(requests, time))
         codes = self._codes(rows, log_e)

@@ -23,7 +23,7 @@ _TINY = 1e-9
 
 def exceedance(slower: FloatArray, of: FloatArray) -> FloatArray:
     """The share of requests slower than each edge, never quite 0 or 1; slower: (W, B), of: (W, 1)."""
-    return np.clip((slower + 0.5) / (of + 1.0), _TINY, 1.0 - _TINY)
+    return np.asarray(((slower + 0.5) / (of + 1.0)).clip(_TINY, 1.0 - _TINY))
 
 
 def tolerated_exceedance(edges: FloatArray, exceedance: FloatArray, limit: Limit | None) -> FloatArray:
@@ -63,7 +63,7 @@ class Stretched:
         found = np.exp(np.minimum(np.maximum(chord, upper), ceiling))
         found = np.where(self._exact, exceedance[:, self._right], np.where(self._point <= 0, 1.0, found))
         own = exceedance[:, None, :]
-        return np.clip(np.maximum(found.reshape(len(exceedance), *self._shape), own), _TINY, 1.0 - _TINY)
+        return np.maximum(found.reshape(len(exceedance), *self._shape), own).clip(_TINY, 1.0 - _TINY)
 
 
 _Line = tuple[IntArray, IntArray, FloatArray]
@@ -105,7 +105,7 @@ def odds_log_likelihood(arms: Arms, odds_ratio: FloatArray, logs: FloatArray) ->
     """
     total = np.maximum(arms.canary_of + arms.stable_of, 1.0)
     rho = (arms.canary_of / total)[..., None]
-    mean = np.clip((arms.canary_events + arms.stable_events) / total, 1e-12, 1.0 - 1e-12)[..., None]
+    mean = ((arms.canary_events + arms.stable_events) / total).clip(1e-12, 1.0 - 1e-12)[..., None]
     theta = odds_ratio[..., None] * np.exp(logs)
     linear = 1.0 + (theta - 1.0) * (rho - mean)
     root = np.sqrt(linear * linear + 4.0 * (1.0 - rho) * (theta - 1.0) * mean)

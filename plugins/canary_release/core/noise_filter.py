@@ -120,8 +120,8 @@ class _Steps:
             end += 1
         return slice(at, end)
 
-    def uncapped(self, state: FloatArray, rows: slice) -> FloatArray:
-        """Sum M_j after each window, (W, C), if there were no cap; the states are kept.
+    def uncapped(self, state: FloatArray, rows: slice) -> tuple[FloatArray, FloatArray]:
+        """A and sum M_j, added up after each window, (W, C), if there were no cap; the states are kept.
 
         Of the first rows only, at least one, where sums become so small later that they need a new scale.
         """
@@ -129,13 +129,14 @@ class _Steps:
             pass
         sums = (self._flat[rows] @ _ONES).reshape(-1, *state.shape[:2])
         of_null, of_harm = sums[:, 0], np.add.reduce(sums[:, 1:], axis=1)
-        faint = np.flatnonzero((np.minimum(of_null, of_harm) < _FAINT).any(axis=1))
+        faint = np.logical_or.reduce(np.minimum(of_null, of_harm) < _FAINT, axis=1).nonzero()[0]
         sound = max(int(faint[0]), 1) if len(faint) else len(sums)
-        return np.asarray(of_harm[:sound] / of_null[:sound])
+        return of_null[:sound], of_harm[:sound]
 
     def take(self, state: FloatArray, ratio: FloatArray, rows: slice) -> tuple[FloatArray, BoolArray]:
-        """The same, and where that is beyond the cap, (W, C)."""
-        found = self.uncapped(state, rows)
+        """Sum M_j after each window, (W, C), if A were 1, and where that is beyond the cap."""
+        of_null, of_harm = self.uncapped(state, rows)
+        found = of_harm / of_null
         before = np.concatenate((ratio[None], found[:-1]))
         stakes = self._stakes[rows.start : rows.start + len(found), None]
         most = np.maximum(_CAPPED * (before + stakes), REACH)
@@ -222,7 +223,7 @@ def _chances(likelihood: FloatArray) -> tuple[FloatArray, FloatArray]:
     places = likelihood.transpose(0, 2, 1, 3) @ _CUBICS
     of_null = np.ascontiguousarray(places[:, 0].transpose(2, 0, 1))  # numpy is slow along an axis as short as the last
     places -= of_null.max(axis=0)[:, None, :, None]
-    np.clip(places, -_MOST, _MOST, out=places)
+    places.clip(-_MOST, _MOST, out=places)
     growth = places.max(axis=(1, 2, 3))
     return np.exp(places, out=places), growth
 
@@ -275,19 +276,20 @@ class FilteredStep:
             found = self._taken(steps, steps.piece(at))
             said[at : at + len(found)] = found
             at += len(found)
-        return np.clip(said, -_FURTHEST, _FURTHEST)
+        return said.clip(-_FURTHEST, _FURTHEST)
 
     def _taken(self, steps: _Steps, rows: slice) -> FloatArray:
         """Of the first of these rows, at least one."""
         assert self._state is not None
-        found = steps.uncapped(self._state, rows)
+        of_null, of_harm = steps.uncapped(self._state, rows)
+        found = of_harm / of_null
         with np.errstate(divide="ignore"):
             growth = np.log(found / np.concatenate((self._ratio[None], found[:-1])))
-        said = np.cumsum(np.concatenate((self._said[None], np.minimum(growth, CAP))), axis=0)[1:]
+        said = np.add.accumulate(np.concatenate((self._said[None], np.minimum(growth, CAP))), axis=0)[1:]
+        null, harm = np.frexp(of_null[-1])[1], np.frexp(of_harm[-1])[1]
         state = steps.states[rows.start + len(found) - 1]
-        down = np.stack([-np.frexp(part.sum(axis=(0, 2)))[1] for part in (state[:1], state[1:])])  # of A, of M
-        self._state = np.concatenate((np.ldexp(state[:1], down[0][:, None]), np.ldexp(state[1:], down[1][:, None])))
-        self._ratio, self._said = np.ldexp(found[-1], down[1] - down[0]), said[-1]
+        self._state = np.concatenate((np.ldexp(state[:1], -null[:, None]), np.ldexp(state[1:], -harm[:, None])))
+        self._ratio, self._said = np.ldexp(found[-1], null - harm), said[-1]
         return np.asarray(said)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from canary_release.core.record import CANARY, STABLE, BoolArray, FloatArray, IntArray, Record
 from canary_release.core.release import Step
-from canary_release.core.running_sums import Total
+from canary_release.core.running_sums import Total, side_by_side
 
 ERROR_RATE = "error_rate"
 # Of the stake: on the first window, on the steps' first windows, on all; of the last, for after the planned windows.
@@ -54,11 +54,12 @@ class Calendar:
         seconds = record.end - record.start
         index = np.arange(self._seen, self._seen + len(record))
         before = record.step[0] if self._step is None else self._step
-        new = np.diff(record.step, prepend=before) != 0
+        new = record.step != np.concatenate(([before], record.step[:-1]))
         new[0] |= self._step is None
         began = np.maximum.accumulate(np.where(new, np.arange(len(record)) + 1, 0))
         first = np.where(began > 0, index[began - 1], self._first)
-        higher = np.searchsorted(self._raises, np.nan_to_num(record.weight, nan=1.0) + 1e-9)
+        known = np.where(np.isnan(record.weight), 1.0, record.weight)
+        next_raise = self._raises[np.minimum(self._raises.searchsorted(known + 1e-9), len(self._raises) - 1)]
         self._seen, self._step, self._first = self._seen + len(record), int(record.step[-1]), int(first[-1])
         return Timeline(
             start=record.start,
@@ -66,7 +67,7 @@ class Calendar:
             first=first.astype(np.int64),
             began=began.astype(np.int64),
             weight=record.weight,
-            next_weight=np.clip(self._raises[np.minimum(higher, len(self._raises) - 1)], 1e-4, 1.0),
+            next_weight=next_raise.clip(1e-4, 1.0),
             alone=record.weight >= 1.0 - 1e-9,
             instance_noise=_instance_noise(record.instances),
             broken=np.array([broken is not None for broken in record.broken], dtype=bool),
@@ -74,9 +75,9 @@ class Calendar:
 
 
 def _instance_noise(instances: FloatArray) -> FloatArray:
-    known = np.where(instances > 0, instances, np.nan)
-    of_stable = np.nan_to_num(1.0 / known[:, STABLE], nan=0.0)
-    return 1.0 / np.nan_to_num(known[:, CANARY], nan=1.0) + of_stable
+    known = instances > 0
+    share = 1.0 / np.where(known, instances, 1.0)
+    return np.asarray(share[:, CANARY] + share[:, STABLE] * known[:, STABLE])
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ class Arms:
 
 def proportion_arms(record: Record, metrics: Sequence[str], broken: BoolArray) -> Arms:
     """Events and their base for each metric, shape (windows, metrics); ``error_rate`` is errors out of requests."""
-    of_errors = np.stack((record.errors, record.requests), axis=-1)
-    pairs = np.stack([of_errors if name == ERROR_RATE else record.proportions[name] for name in metrics], axis=1)
+    of_errors = side_by_side(record.errors, record.requests)
+    each = [of_errors if name == ERROR_RATE else record.proportions[name] for name in metrics]
+    pairs = np.concatenate([pair[:, None] for pair in each], axis=1)
     good = _counts(pairs[..., 0], pairs[..., 1]) & ~broken[:, None, None]
     clean = np.where(good[..., None], pairs, 0.0)
     return Arms(
@@ -159,14 +161,15 @@ class Histograms:
 
     def at(self, edge: IntArray) -> Arms:
         """Requests slower than one edge a window and column; ``edge`` has the shape (windows, columns)."""
-        rows, shape = np.arange(len(edge))[:, None], edge.shape
+        windows, columns = edge.shape
+        rows = np.arange(windows)[:, None]
         return Arms(
             canary_events=self.canary_slower[rows, edge],
-            canary_of=np.broadcast_to(self.canary_of, shape),
+            canary_of=self.canary_of.repeat(columns, axis=1),
             stable_events=self.stable_slower[rows, edge],
-            stable_of=np.broadcast_to(self.stable_of, shape),
-            canary_known=np.broadcast_to(self.canary_known, shape),
-            stable_known=np.broadcast_to(self.stable_known, shape),
+            stable_of=self.stable_of.repeat(columns, axis=1),
+            canary_known=self.canary_known.repeat(columns, axis=1),
+            stable_known=self.stable_known.repeat(columns, axis=1),
         )
 
 
@@ -190,7 +193,7 @@ def slower_than_edges(buckets: FloatArray, broken: BoolArray) -> tuple[FloatArra
     known = good.all(axis=-1, keepdims=True) & ~broken[:, None, None] & (buckets.shape[-1] > 1)
     clean = np.where(known, buckets, 0.0)
     total = clean.sum(axis=-1, keepdims=True)
-    return total - np.cumsum(clean, axis=-1)[..., :-1], total, known
+    return total - clean.cumsum(axis=-1)[..., :-1], total, known
 
 
 def value_arrays(record: Record, metrics: Sequence[str], broken: BoolArray) -> tuple[FloatArray, FloatArray]:

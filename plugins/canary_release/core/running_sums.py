@@ -54,8 +54,8 @@ class Total:
 
     def extend(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Sums before each window and after it, shape of ``rows``."""
-        carried = np.zeros_like(rows[:1]) if self._sum is None else self._sum
-        total = np.cumsum(np.concatenate((carried, rows)), axis=0)
+        carried = np.zeros((1, *rows.shape[1:])) if self._sum is None else self._sum
+        total: FloatArray = np.add.accumulate(np.concatenate((carried, rows)), axis=0)
         self._sum = total[-1:]
         return total[:-1], total[1:]
 
@@ -75,8 +75,8 @@ class StepTotal:
     def extend(self, rows: FloatArray, began: IntArray) -> FloatArray:
         """began: (W,), 0 where the step began before these rows, else one more than the row it began at."""
         before, after = self._total.extend(rows)
-        carried = np.zeros_like(rows[:1]) if self._base is None else self._base
-        base = np.concatenate((carried, before))[began]
+        carried = np.zeros((1, *rows.shape[1:])) if self._base is None else self._base
+        base: FloatArray = np.concatenate((carried, before))[began]
         self._base = base[-1:]
         return after - base
 
@@ -109,12 +109,9 @@ class Decayed:
     def before(self, rows: FloatArray, start: FloatArray) -> FloatArray:
         if self._pending is None:
             self._pending = np.zeros(rows.shape[1:])
-        first = start[0] if self._start is None else self._start
-        gaps = np.diff(start, prepend=first)
-        gaps = np.where((gaps > 0) & (gaps < np.inf), gaps, 0.0)
         out = np.empty_like(rows)
         pending = self._pending
-        for at, factor in enumerate((0.5 ** (gaps / HALF_LIFE)).tolist()):
+        for at, factor in enumerate((0.5 ** (gaps(start, self._start) / HALF_LIFE)).tolist()):
             np.multiply(pending, factor, out=out[at])
             pending = out[at] + rows[at]
         self._pending, self._start = pending, float(start[-1])
@@ -169,6 +166,20 @@ class StepMixture:
 
 def log_sum(values: FloatArray) -> FloatArray:
     """ln of the sum of exp over the last axis."""
-    top = np.max(values, axis=-1)
+    top = values.max(axis=-1)
     with np.errstate(divide="ignore"):
-        return np.asarray(top + np.log(np.sum(np.exp(values - top[..., None]), axis=-1)))
+        return np.asarray(top + np.log(np.exp(values - top[..., None]).sum(axis=-1)))
+
+
+def gaps(start: FloatArray, last: float | None) -> FloatArray:
+    """Seconds from the start of the window before, (W,); ``last`` is of the one before these, 0 where none was before
+    or the clock went wrong.
+    """
+    before = np.concatenate(([start[0] if last is None else last], start[:-1]))
+    found = start - before
+    return np.where((found > 0) & (found < np.inf), found, 0.0)
+
+
+def side_by_side(*arrays: np.ndarray[tuple[int, ...], np.dtype[_T]]) -> np.ndarray[tuple[int, ...], np.dtype[_T]]:
+    """As numpy's ``stack`` along a new last axis, in half of the time for few rows."""
+    return np.concatenate([array[..., None] for array in arrays], axis=-1)

@@ -8,9 +8,9 @@ restarts, is an e-process, so identical splits are doubted in at most one rollou
 import numpy as np
 
 from canary_release.core.held_against import Scene
-from canary_release.core.observations import proportion_arms
-from canary_release.core.record import BoolArray, FloatArray, Record
-from canary_release.core.running_sums import Mixture, Rows
+from canary_release.core.observations import Arms
+from canary_release.core.record import BoolArray, FloatArray
+from canary_release.core.running_sums import Mixture, Rows, side_by_side
 
 TOLERANCE = 0.2
 ALPHA = 0.001
@@ -35,11 +35,11 @@ class TrafficSplit:
         self.held: Rows[np.bool_] = Rows()
         self.share: Rows[np.float64] = Rows()
 
-    def extend(self, record: Record, scene: Scene) -> BoolArray:
+    def extend(self, arms: Arms, scene: Scene) -> BoolArray:
+        """arms: errors of requests, one column."""
         time = scene.time
-        arms = proportion_arms(record, ["error_rate"], time.broken)
         canary, stable = arms.canary_of[:, 0], arms.stable_of[:, 0]
-        weight = np.nan_to_num(time.weight, nan=0.0)
+        weight = np.where(np.isnan(time.weight), 0.0, time.weight)
         new = time.began == np.arange(len(time)) + 1
         used = arms.seen[:, 0] & ~new & (weight > 0) & (weight < 1.0 - 1e-9) & (not self._ignored)
         weight = np.where(used, weight, 0.5)
@@ -65,7 +65,7 @@ class TrafficSplit:
         """Of the latest windows of the step, older ones counting half each."""
         shares = np.empty(len(canary))
         recent = self._recent
-        for at, counts in enumerate(np.stack((canary, stable), axis=1)):
+        for at, counts in enumerate(side_by_side(canary, stable)):
             recent = counts if new[at] else 0.5 * recent + counts
             total = recent[0] + recent[1]
             shares[at] = recent[0] / total if total > 0 else np.nan

@@ -8,7 +8,7 @@ request once the burst is over, and the judge would be blind there for minutes.
 import numpy as np
 
 from canary_release.core.record import BoolArray, FloatArray
-from canary_release.core.running_sums import HALF_LIFE
+from canary_release.core.running_sums import HALF_LIFE, gaps
 
 JUMP = np.log(4.0)  # of the odds to be slower than an edge, from which a window is another state of the service
 SURE = 8.0  # and the least evidence for it, so that few requests are not taken for a jump
@@ -36,9 +36,8 @@ class UsualState:
         """The sums of earlier windows before each of these, (W, B + 1), and which are of another state, (W,)."""
         if self._usual is None or self._other is None:
             self._usual, self._other = np.zeros(counts.shape[1:]), np.zeros(counts.shape[1:])
-        gaps = np.diff(start, prepend=start[0] if self._start is None else self._start)
-        gaps = np.where((gaps > 0) & (gaps < np.inf), gaps, 0.0)
-        kept, voting = 0.5 ** (gaps / HALF_LIFE), 0.5 ** (gaps / VOTES_HALF_LIFE)
+        passed = gaps(start, self._start)
+        kept, voting = 0.5 ** (passed / HALF_LIFE), 0.5 ** (passed / VOTES_HALF_LIFE)
         self._start = float(start[-1])
         out, others, at = np.empty_like(counts), np.zeros(len(counts), dtype=bool), 0
         while at < len(counts):

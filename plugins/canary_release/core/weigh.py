@@ -26,7 +26,7 @@ from canary_release.core.noise_report import Baseline, NoiseReport
 from canary_release.core.observations import Arms, Timeline, proportion_arms
 from canary_release.core.record import BoolArray, FloatArray, Record
 from canary_release.core.release import Check, CheckKind, Direction, LimitKind
-from canary_release.core.running_sums import Decayed, Mixture, Rows, StepMixture
+from canary_release.core.running_sums import Decayed, Mixture, Rows, StepMixture, side_by_side
 
 PRIOR_RATE = 0.005  # of events, before stable has been seen; it steers power, never validity
 BURNING = np.log(20.0)  # evidence that a side is beyond its limit at which it is said
@@ -130,7 +130,7 @@ class Weighed(ABC):
         self.burning.extend(burns)
         self.no_data.extend(self._no_data.extend(shown, time))
         self.counts.extend(columns_of(shown))
-        self.known.extend(np.stack((shown.canary_known, shown.stable_known), axis=-1))
+        self.known.extend(side_by_side(shown.canary_known, shown.stable_known))
 
 
 class AgainstLimit:
@@ -196,8 +196,8 @@ class WeighedProportions(Weighed):
         time = scene.time
         arms = proportion_arms(record, self._metrics, time.broken)
         par = self._as_clumped(arms, time.start)
-        past = self._past.before(np.stack((arms.stable_events, arms.stable_of), axis=-1), time.start)
-        rate = np.clip((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior), 1e-9, 1.0 - 1e-9)
+        past = self._past.before(side_by_side(arms.stable_events, arms.stable_of), time.start)
+        rate = ((past[..., 0] + 0.5) / (past[..., 1] + 0.5 / self._prior)).clip(1e-9, 1.0 - 1e-9)
         likelihood = harm_likelihoods(arms, rate, par, scene, self._learns)
         recorded = self._recorded.extend(of_harm(likelihood), arms, past, self._par, time)
         if time.alone.any():

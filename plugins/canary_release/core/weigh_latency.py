@@ -126,7 +126,7 @@ class WeighedLatency(Weighed):
         likelihood = odds_likelihoods(arms, odds_ratio, ready, par, scene)
         counted = _masked(arms, ready)
         theta = np.maximum(allowed / rate, 1.0)
-        safe = safe_likelihoods(counted, rate, replace(par, theta=theta, delta=np.zeros_like(theta)), scene)
+        safe = safe_likelihoods(counted, rate, replace(par, theta=theta, delta=np.zeros(theta.shape)), scene)
         change = self._change(likelihood, par, safe, counted, scene)
         shown = arms[self._alike.of[self._shown]]
         limit, burning = None, None
@@ -135,7 +135,7 @@ class WeighedLatency(Weighed):
             shown = replace(shown, canary_known=shown.canary_known & ~scale.beyond_edges[None, :])
         self.slowed.extend(slowed & self._acts)
         self.edge.extend(watched)
-        self.slower.extend(np.stack((seen.canary_slower, seen.stable_slower), axis=1))
+        self.slower.extend(np.concatenate((seen.canary_slower[:, None], seen.stable_slower[:, None]), axis=1))
         self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
         self._keep(shown, scene.time, change, limit, burning)
 
@@ -217,7 +217,7 @@ class _Scale:
         Never more than the default: slow requests come in no clumps, but with much traffic what all of them go through
         changes visibly from one window to the next.
         """
-        of = np.broadcast_to(seen.stable_of, seen.stable_slower.shape)
+        of = seen.stable_of.repeat(len(self.edges), axis=1)
         found = self._clumps.extend(seen.stable_slower, of, start)
         self._phi = np.minimum(found, DEFAULT_LATENCY_NOISE.phi)
 
