@@ -36,7 +36,9 @@ class Effects:
         known = weighed.known.array[rows]
         self._usable = known[..., 0] & (known[..., 1] | self._alone[:, None])
         counts = weighed.counts.array[rows]
-        self._counts: list[list[float]] = np.where(self._usable[..., None], counts, 0.0).sum(axis=0).tolist()
+        if not self._usable.all():
+            counts = np.where(self._usable[..., None], counts, 0.0)
+        self._counts: list[list[float]] = counts.sum(axis=0).tolist()
         self._histograms: tuple[_Histogram, _Histogram] | None = None
 
     def of(self, column: int, noise: Noise, instance_noise: float) -> Effect:

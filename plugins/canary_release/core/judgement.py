@@ -1,7 +1,7 @@
 """What the judge says after a window: one verdict for each check, and one for the rollout."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class CheckVerdict:
     kind: CheckKind = CheckKind.PROPORTION
 
     def to_json(self) -> dict[str, Any]:
-        return _finite(vars(self))
+        return _finite(vars(self), _NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,18 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; numbers are finite, None where there is none."""
-        return _finite({**vars(self), "checks": [check.to_json() for check in self.checks]})
+        checks = [check.to_json() for check in self.checks]
+        return _finite(vars(self), ("weight", "evidence", "p_value")) | {"checks": checks}
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
+_NUMBERS = ("evidence", "needed", "canary", "stable", "change", "low", "high")
+
+
+def _finite(values: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
+    """numbers: the names of those that may be infinite, nan or None."""
+    found = dict(values)
+    for name in numbers:
+        value = found[name]
+        if value is not None and not math.isfinite(value):
+            found[name] = None
+    return found

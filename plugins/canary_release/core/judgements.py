@@ -1,8 +1,9 @@
 """Judgements of a rollout's windows: verdicts of all are there at once, words only when they are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Findings:
         }
         self.labels, self.limits = [label(check) for check in checks], [limit_text(check) for check in checks]
         self.needed: FloatArray = NEEDED / np.where(shares > 0, shares, 1.0)
+        self.needs: list[float] = self.needed.tolist()
         self._shares = shares
         self.records: list[Record] = []
         self.ends: list[int] = []
@@ -102,6 +104,13 @@ class Findings:
             with np.errstate(divide="ignore"):
                 self.blamed = int(np.argmax(self.log_e.array[self.crossed] + np.log(self._shares)))
 
+    def row_of_checks(self, of_groups: Iterable[np.ndarray[Any, Any]]) -> FloatArray:
+        """One row of each group as one row of all checks, (C,)."""
+        row = np.zeros(len(self.checks))
+        for (places, _), values in zip(self.groups, of_groups, strict=True):
+            row[places] = values
+        return row
+
     def rule(self, codes: IntArray, overall: IntArray) -> None:
         self.codes.extend(codes)
         self.overall.extend(overall)
@@ -111,6 +120,22 @@ class Findings:
         block = int(np.searchsorted(self.ends, at, side="right"))
         began = self.ends[block] - len(self.records[block])
         return self.records[block][at - began : at - began + 1]
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What the words of all checks need of window ``at``. step: the first window of its step.
+
+    verdicts, evidence, safety: by the place of the check.
+    """
+
+    at: int
+    step: int
+    alone: bool
+    instance_noise: float
+    verdicts: Sequence[Verdict]
+    evidence: Sequence[float]
+    safety: Sequence[float]
 
 
 class Judgements(Sequence[Judgement]):
@@ -159,14 +184,17 @@ class Judgements(Sequence[Judgement]):
 
     def sentence(self, at: int) -> str:
         """The judgement's sentence, without wording every check."""
+        return self._sentence(at, self.holds(at))
+
+    def _sentence(self, at: int, holds: tuple[str, ...]) -> str:
         if self.crossed is not None and at >= self.crossed:
             return self._failure
         codes = self._found.codes.array[at]
         key = (int(self._found.overall.array[at]), codes.tobytes())
         if key not in self._sentences:
-            said = [(label(check), VERDICTS[codes[place]]) for place, check in self._acting]
+            said = [(self._found.labels[place], VERDICTS[codes[place]]) for place, _ in self._acting]
             self._sentences[key] = overall_sentence(self.verdict(at), said)
-        return " ".join((self._sentences[key], *self.holds(at)))
+        return " ".join((self._sentences[key], *holds))
 
     def failing(self, at: int) -> tuple[str, ...]:
         """Checks that failed and may not roll back by themselves."""
@@ -183,10 +211,8 @@ class Judgements(Sequence[Judgement]):
         said = []
         if self._found.split.held.array[at]:
             said.append(self._found.split.sentence(at, float(self._found.record_at(at).weight[0])))
-        for place, check in self._acting:
-            weighed, column = self._found.where[place]
-            if weighed.burning.array[at, column]:
-                said.append(burning_sentence(label(check), check))
+        burning = self._found.row_of_checks(weighed.burning.array[at] for _, weighed in self._found.groups)
+        said += [burning_sentence(label(check), check) for place, check in self._acting if burning[place]]
         slowed = [weighed for _, weighed in self._found.groups if len(weighed.slowed) and weighed.slowed.array[at]]
         return (*said, *(SLOWED for _ in slowed))
 
@@ -197,10 +223,10 @@ class Judgements(Sequence[Judgement]):
             first = int(self._found.first.array[self.crossed])
             counts = self._found.requests.array[first : self.crossed + 1].sum(axis=0)
             return breaker_sentence(*(int(count) for count in counts))
-        return self._check_verdict(self._found.blamed, self.crossed).sentence
+        return self._check_verdict(self._found.blamed, self._moment(self.crossed)).sentence
 
     def _judgement(self, at: int) -> Judgement:
-        window, blamed = self._found.record_at(at), None
+        window, blamed, holds, moment = self._found.record_at(at), None, self.holds(at), self._moment(at)
         if self.crossed is not None and at >= self.crossed:
             blamed = ERROR_RATE if self._found.blamed is None else label(self._checks[self._found.blamed])
         return Judgement(
@@ -211,40 +237,50 @@ class Judgements(Sequence[Judgement]):
             evidence=float(self.evidence[at]),
             p_value=float(min(1.0, 1.0 / np.max(self.evidence[: at + 1]))),
             blamed=blamed,
-            checks=tuple(self._check_verdict(check, at) for check in range(len(self._checks))),
-            sentence=self.sentence(at),
-            holds=self.holds(at),
+            checks=tuple(self._check_verdict(check, moment) for check in range(len(self._checks))),
+            sentence=self._sentence(at, holds),
+            holds=holds,
             leaning=self.leaning(at),
         )
 
-    def _check_verdict(self, place: int, at: int) -> CheckVerdict:
-        found, check = self._found, self._checks[place]
-        weighed, column = found.where[place]
-        verdict = VERDICTS[found.codes.array[at, place]]
-        step = int(found.first.array[at])
-        first = self._beginning(place, at) if verdict is Verdict.FAIL else step
-        effect = self._effect(weighed, first, at).of(column, found.noises[place], float(found.instance_noise.array[at]))
-        log_e, log_pass = float(weighed.log_e.array[at, column]), float(weighed.log_pass.array[at, column])
-        said = CheckVerdict(
-            check=found.labels[place],
-            verdict=verdict,
-            evidence=float(np.exp(min(log_e, LARGEST))),
-            needed=float(found.needed[place]),
-            limit=found.limits[place],
-            sentence="",
-            kind=check.kind,
-            unit=effect.unit,
-            **effect.numbers,
+    def _moment(self, at: int) -> _Moment:
+        found = self._found
+        log_pass = found.row_of_checks(weighed.log_pass.array[at] for _, weighed in found.groups)
+        return _Moment(
+            at=at,
+            step=int(found.first.array[at]),
+            alone=bool(found.alone.array[at]),
+            instance_noise=float(found.instance_noise.array[at]),
+            verdicts=[VERDICTS[code] for code in found.codes.array[at].tolist()],
+            evidence=np.exp(np.minimum(found.log_e.array[at], LARGEST)).tolist(),
+            safety=np.exp(np.minimum(log_pass, LARGEST)).tolist(),
         )
+
+    def _check_verdict(self, place: int, moment: _Moment) -> CheckVerdict:
+        found, check, at = self._found, self._checks[place], moment.at
+        weighed, column = found.where[place]
+        verdict = moment.verdicts[place]
+        first = self._beginning(place, at) if verdict is Verdict.FAIL else moment.step
+        effect = self._effect(weighed, first, at).of(column, found.noises[place], moment.instance_noise)
+        said: dict[str, Any] = {
+            "check": found.labels[place],
+            "verdict": verdict,
+            "evidence": moment.evidence[place],
+            "needed": found.needs[place],
+            "limit": found.limits[place],
+            "kind": check.kind,
+            "unit": effect.unit,
+            **effect.numbers,
+        }
         occasion = Occasion(
             check=check,
-            scope="in this step" if first == step else f"since window {found.index.array[first]}",
+            scope="in this step" if first == moment.step else f"since window {found.index.array[first]}",
             edge=effect.edge,
-            safety=float(np.exp(min(log_pass, LARGEST))),
+            safety=moment.safety[place],
             why=self._why_no_data(place, at) if verdict is Verdict.NO_DATA else "",
-            alone=bool(found.alone.array[at]),
+            alone=moment.alone,
         )
-        return CheckVerdict(**(vars(said) | {"sentence": check_sentence(said, occasion)}))
+        return CheckVerdict(**said, sentence=check_sentence(CheckVerdict(**said, sentence=""), occasion))
 
     def _effect(self, weighed: Weighed, first: int, at: int) -> Effects:
         key = (id(weighed), first, at)

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from canary_release.core.judgement import CheckVerdict, Judgement
 from canary_release.core.mixture import NEEDED, PASS_NEEDED
 from canary_release.core.release import Check, CheckKind, Direction, Limit, LimitKind
 from canary_release.core.values import Verdict, plain
+
+_REMEMBERED = 1024  # texts of numbers: many checks of one metric show the same
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def _amount(limit: Limit, *, absolute: bool = False) -> str:
     return seconds(limit.amount) if limit.kind is LimitKind.SECONDS else f"{limit.amount:g}"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def percent(share: float) -> str:
     """Three figures, never with an exponent: ``3.90 %``, ``0.0412 %``, ``41.2 %``."""
     value = 100.0 * share
@@ -54,10 +58,12 @@ def percent(share: float) -> str:
     return f"{value:.{digits}f} %"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def seconds(value: float) -> str:
     return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def odds(evidence: float) -> str:
     """``4,100 : 1`` in two figures."""
     if evidence >= 1e6:
