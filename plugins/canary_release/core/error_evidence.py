@@ -22,6 +22,7 @@ from canary_release.core.observations import Arms
 from canary_release.core.record import BoolArray, FloatArray
 
 CAP = 5.0  # no single window decides
+CACHED = 1 << 15  # array elements of which some arrays fit into a processor's own cache
 HARM_FACTORS = np.geomspace(1.3, 32.0, 6)  # alternatives, as multiples of what is tolerated
 
 
@@ -40,6 +41,11 @@ class Comparison:
     theta: FloatArray
     delta: FloatArray
     rate: FloatArray
+
+    def __getitem__(self, rows: slice) -> "Comparison":
+        theta, delta = (values[rows] if values.ndim > 1 else values for values in (self.theta, self.delta))
+        a_events, a_of, b_events, b_of = self.a_events[rows], self.a_of[rows], self.b_events[rows], self.b_of[rows]
+        return Comparison(a_events, a_of, b_events, b_of, theta, delta, self.rate[rows])
 
     @property
     def rho(self) -> FloatArray:
@@ -188,6 +194,19 @@ def comparison_log_evidence(
         evidence -= cost
     evidence[~null.informative] = 0.0
     return evidence
+
+
+def tilts_and_evidence(null: Comparison, factors: FloatArray, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The best tilts and the evidence with them, both (W, C, J); as many windows at a time as fit into the cache."""
+    tilt, evidence = np.empty(factors.shape), np.empty(factors.shape)
+    together = max(1, CACHED // factors[0].size)
+    for at in range(0, len(factors), together):
+        rows = slice(at, at + together)
+        part, of_part = null[rows], phi[rows] if phi.ndim > 1 else phi
+        u = tilted(part, factors[rows], of_part)
+        np.log(u, out=tilt[rows])
+        evidence[rows] = comparison_log_evidence(part, tilt[rows], of_part, u)
+    return tilt, evidence
 
 
 def paid_by_b(null: Comparison, slope: FloatArray, loose: FloatArray) -> tuple[FloatArray, BoolArray]:

@@ -23,8 +23,8 @@ from canary_release.core.error_evidence import (
     limit_tilts,
     orient,
     tempered,
-    tilted,
     tilts,
+    tilts_and_evidence,
 )
 from canary_release.core.latency_evidence import ODDS_FACTORS, odds_log_likelihood
 from canary_release.core.mixture import PASS_WINDOWS
@@ -158,9 +158,8 @@ def harm_likelihoods(
     spread = par.spread(scene.time)
     logs, shape = _with_instances(_LOG_HARMS, spread)
     factors = np.exp(logs)
-    u = tilted(null, factors, par.phi)
-    tilt = np.log(u)
-    single = comparison_log_evidence(null, tilt, par.phi, u).reshape(shape)
+    tilt, single = tilts_and_evidence(null, factors, par.phi)
+    single = single.reshape(shape)
     if (par.least_phi > FEWEST_CLUMPED).any():
         _count_clumps(single, null, factors, par, scene)
     if guessed is not None:
@@ -245,8 +244,7 @@ def safe_likelihoods(arms: Arms, rate: FloatArray, par: Parameters, scene: Scene
     harms = np.concatenate((SAFE_PARTS * alike, alike - SAFER), axis=-1)
     spread = par.spread(scene.time)
     logs, shape = _with_instances(harms, spread)
-    u = tilted(null, np.exp(logs), par.phi)
-    single = comparison_log_evidence(null, np.log(u), par.phi, u)
+    _, single = tilts_and_evidence(null, np.exp(logs), par.phi)
     return _softened(single.reshape(shape), arms, par, spread)
 
 

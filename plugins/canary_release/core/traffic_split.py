@@ -10,7 +10,7 @@ import numpy as np
 from canary_release.core.held_against import Scene
 from canary_release.core.observations import Arms
 from canary_release.core.record import BoolArray, FloatArray
-from canary_release.core.running_sums import Mixture, Rows, side_by_side
+from canary_release.core.running_sums import Mixture, Rows
 
 TOLERANCE = 0.2
 ALPHA = 0.001
@@ -30,7 +30,7 @@ class TrafficSplit:
         """moved_by_others: nothing is checked, since weights that others set are accepted."""
         self._ignored = moved_by_others
         self._mixture = Mixture()
-        self._recent = np.zeros(2)
+        self._recent = (0.0, 0.0)
         self._crossed = False
         self.held: Rows[np.bool_] = Rows()
         self.share: Rows[np.float64] = Rows()
@@ -63,14 +63,13 @@ class TrafficSplit:
 
     def _shares(self, canary: FloatArray, stable: FloatArray, new: BoolArray) -> FloatArray:
         """Of the latest windows of the step, older ones counting half each."""
-        shares = np.empty(len(canary))
-        recent = self._recent
-        for at, counts in enumerate(side_by_side(canary, stable)):
-            recent = counts if new[at] else 0.5 * recent + counts
-            total = recent[0] + recent[1]
-            shares[at] = recent[0] / total if total > 0 else np.nan
-        self._recent = recent
-        return shares
+        shares, (ours, others) = [], self._recent
+        for of_canary, of_stable, anew in zip(canary.tolist(), stable.tolist(), new.tolist(), strict=True):
+            kept = 0.0 if anew else 0.5
+            ours, others = kept * ours + of_canary, kept * others + of_stable
+            shares.append(ours / (ours + others) if ours + others > 0 else np.nan)
+        self._recent = ours, others
+        return np.array(shares, dtype=float)
 
     def sentence(self, at: int, weight: float) -> str:
         return (
