@@ -31,7 +31,7 @@ from canary_release.core.weigh import NoiseOf, Weighed, WeighedProportions, misf
 from canary_release.core.weigh_latency import WeighedLatency
 from canary_release.core.weigh_values import WeighedValues
 
-BLOCK = 1 << 17  # array elements worked on at a time, so that they stay in the processor's cache
+BLOCK = 3 << 16  # array elements worked on at a time, so that they stay in the processor's cache
 
 
 class JudgeState:

@@ -26,7 +26,8 @@ class Rows(Generic[_T]):
         if self._array is None:
             self._array = rows.copy()
         elif end > len(self._array):
-            grown = np.empty((max(end, 2 * len(self._array)), *rows.shape[1:]), dtype=rows.dtype)
+            # Four times as long: memory that is not yet written to costs nothing, copies do.
+            grown = np.empty((max(end, 4 * len(self._array)), *rows.shape[1:]), dtype=rows.dtype)
             grown[: self._length] = self._array[: self._length]
             self._array = grown
         self._array[self._length : end] = rows
