@@ -6,18 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from canary_release.core.findings import DOUBT, FAILED, LARGEST, PASSED, UNDECIDED, WITHOUT_DATA, Findings
 from canary_release.core.guard_rails import Breaker, NoData
 from canary_release.core.held_against import Scene
-from canary_release.core.judgements import (
-    DOUBT,
-    FAILED,
-    LARGEST,
-    PASSED,
-    UNDECIDED,
-    WITHOUT_DATA,
-    Findings,
-    Judgements,
-)
+from canary_release.core.judgements import Judgements
 from canary_release.core.mixture import PASS_NEEDED, shares_of_alpha
 from canary_release.core.noise_report import NoiseReport
 from canary_release.core.observations import ERROR_RATE, Calendar, RestartWeights, proportion_arms
