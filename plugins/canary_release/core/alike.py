@@ -23,6 +23,8 @@ class Alike:
 
         Returns the former class of each class, by which what was summed up before is copied.
         """
+        if (edge == edge[:, self.members[self.of]]).all():  # nothing splits, as in most windows
+            return np.arange(len(self.members))
         numbers: dict[tuple[int, bytes], int] = {}
         columns = np.ascontiguousarray(edge.T)
         keys = [(former, column.tobytes()) for former, column in zip(self.of.tolist(), columns, strict=True)]

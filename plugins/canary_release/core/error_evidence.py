@@ -15,6 +15,7 @@ A negative s turns the null round: rate a >= theta * rate b + delta.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,9 +48,14 @@ class Comparison:
         a_events, a_of, b_events, b_of = self.a_events[rows], self.a_of[rows], self.b_events[rows], self.b_of[rows]
         return Comparison(a_events, a_of, b_events, b_of, theta, delta, self.rate[rows])
 
-    @property
+    @cached_property
     def rho(self) -> FloatArray:
         return self.a_of / np.maximum(self.a_of + self.b_of, 1.0)
+
+    @cached_property
+    def shifted(self) -> bool:
+        """Whether delta is anything but nought for any column."""
+        return bool(self.delta.any())
 
     @property
     def informative(self) -> BoolArray:
@@ -151,7 +157,7 @@ def tilted(null: Comparison, factors: FloatArray, phi: FloatArray) -> FloatArray
 def against_nearest(null: Comparison, factors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Both sides' rates under each alternative, in parts of what they are under the nearest null, (W, C, J)."""
     rho, theta, delta = null.rho[..., None], null.theta[..., None], null.delta[..., None]
-    if not null.delta.any():
+    if not null.shifted:
         rho0 = rho * theta / (1.0 - rho + rho * theta)
         of_b = 1.0 / (1.0 - rho0 + rho0 * factors)
         return factors * of_b, of_b
@@ -187,7 +193,7 @@ def comparison_log_evidence(
     evidence = np.log(each)
     evidence *= -(null.a_events + null.b_events)[..., None]
     evidence += tilt * null.a_events[..., None]
-    if null.delta.any():  # n_a delta K(u/lambda)
+    if null.shifted:  # n_a delta K(u/lambda)
         cost = np.subtract(each, sticky, out=sticky)
         np.divide(u - each, cost, out=cost)
         cost *= (1.0 - stickiness) * (null.a_of * null.delta)[..., None]

@@ -38,13 +38,9 @@ class NoData:
         return unread | idle | self._silent(arms, time)
 
     def _silent(self, arms: Arms, time: Timeline) -> BoolArray:
-        weight = time.weight[:, None]
-        known = (weight > 0) & (weight < 1)
-        share = np.where(known, weight, 0.5)
-        ratio = np.where(known, share / (1.0 - share), 0.0)
-        back = np.where(known, (1.0 - share) / share, 0.0)
-        canary = self._canary.extend(arms.stable_of * ratio, arms.canary_of > 0) >= SILENCE
-        stable = self._stable.extend(arms.canary_of * back, arms.stable_of > 0) >= SILENCE
+        of_canary, of_stable = time.due
+        canary = self._canary.extend(arms.stable_of * of_canary, arms.canary_of > 0) >= SILENCE
+        stable = self._stable.extend(arms.canary_of * of_stable, arms.stable_of > 0) >= SILENCE
         return canary | stable
 
 

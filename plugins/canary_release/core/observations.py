@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,6 +39,14 @@ class Timeline:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @cached_property
+    def due(self) -> tuple[FloatArray, FloatArray]:
+        """Requests of the canary for each of stable's, and of stable for each of the canary's, (W, 1); 0 if unknown."""
+        weight = self.weight[:, None]
+        known = (weight > 0) & (weight < 1)
+        share = np.where(known, weight, 0.5)
+        return np.where(known, share / (1.0 - share), 0.0), np.where(known, (1.0 - share) / share, 0.0)
 
 
 class Calendar:
