@@ -39,14 +39,16 @@ class Effects:
         if not self._usable.all():
             counts = np.where(self._usable[..., None], counts, 0.0)
         self._counts: list[list[float]] = counts.sum(axis=0).tolist()
-        self._histograms: tuple[_Histogram, _Histogram] | None = None
+        self._latency: _Latency | None = None
+        if isinstance(weighed, WeighedLatency) and weighed.edges:
+            self._latency = _Latency(weighed, rows, self._alone)
 
     def of(self, column: int, noise: Noise, instance_noise: float) -> Effect:
         """instance_noise: the sum of 1/instances of both sides."""
+        if self._latency is not None:
+            return self._latency.effect(column, noise.phi)
         if isinstance(self._weighed, WeighedValues):
             return Effect(_numbers(self._counts[column]) | self._means(self._weighed, column), "")
-        if isinstance(self._weighed, WeighedLatency) and self._weighed.edges:
-            return self._of_latency(self._weighed, column, noise)
         counts = self._counts[column]
         variance = noise.wander**2 * instance_noise
         rates = (_ratio(counts[0], counts[1]), _ratio(counts[2], counts[3]))
@@ -57,19 +59,25 @@ class Effects:
         values = weighed.values.array[self._rows, column][self._usable[:, column]]
         return _change((_mean(values[:, 0]), _mean(values[:, 1])), None)
 
-    def _of_latency(self, weighed: WeighedLatency, column: int, noise: Noise) -> Effect:
-        if self._histograms is None:
-            known = np.asarray(weighed.known.array[self._rows].any(axis=1))
-            usable = known[:, 0] & (known[:, 1] | self._alone)
-            slower = weighed.slower.array[self._rows][usable].sum(axis=0).tolist()
-            of = weighed.of.array[self._rows][usable].sum(axis=0).tolist()
-            canary, stable = (_Histogram(weighed.edges, slower[side], of[side]) for side in (0, 1))
-            self._histograms = canary, stable
-        canary, stable = self._histograms
-        edge = int(weighed.edge.array[self._rows.stop - 1, column])
+
+class _Latency:
+    """Both sides' requests by latency over the same windows, and the edge that each check watches after them."""
+
+    def __init__(self, weighed: WeighedLatency, rows: slice, alone: BoolArray) -> None:
+        known = np.asarray(weighed.known.array[rows].any(axis=1))
+        usable = known[:, 0] & (known[:, 1] | alone)
+        slower = weighed.slower.array[rows][usable].sum(axis=0).tolist()
+        of = weighed.of.array[rows][usable].sum(axis=0).tolist()
+        self._edges = weighed.edges
+        self._canary, self._stable = (_Histogram(self._edges, slower[side], of[side]) for side in (0, 1))
+        self._quantiles = [check.quantile or 0.5 for check in weighed.checks]
+        self._watched: list[int] = weighed.edge.array[rows.stop - 1].tolist()
+
+    def effect(self, column: int, phi: float) -> Effect:
+        canary, stable, edge = self._canary, self._stable, self._watched[column]
         counts = [canary.slower[edge], canary.of, stable.slower[edge], stable.of]
-        quantiles = _quantiles(canary, stable, weighed.checks[column].quantile or 0.5, noise.phi)
-        return Effect(_numbers(counts) | quantiles, "s", weighed.edges[edge])
+        quantiles = _quantiles(canary, stable, self._quantiles[column], phi)
+        return Effect(_numbers(counts) | quantiles, "s", self._edges[edge])
 
 
 class _Histogram:

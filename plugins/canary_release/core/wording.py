@@ -101,14 +101,19 @@ def _both(said: CheckVerdict, occasion: Occasion) -> str:
     canary = amount(said.canary, said.unit) + _of(said.canary_events, said.canary_of, occasion)
     stable = amount(said.stable, said.unit)
     if occasion.check.kind is not CheckKind.VALUE:
-        stable += _of(said.stable_events, said.stable_of, occasion)
+        stable += _counted(said.stable_events, said.stable_of, occasion.edge)
     return f"canary {canary} vs stable {stable}"
 
 
 def _of(events: int, of: int, occasion: Occasion) -> str:
     if occasion.check.kind is CheckKind.VALUE:
         return f" (beyond the limit in {events:,} of {of:,} windows)"
-    slower = f" slower than {seconds(occasion.edge)}" if occasion.edge is not None else ""
+    return _counted(events, of, occasion.edge)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _counted(events: int, of: int, edge: float | None) -> str:
+    slower = f" slower than {seconds(edge)}" if edge is not None else ""
     return f" ({events:,} of {of:,}{slower})"
 
 
