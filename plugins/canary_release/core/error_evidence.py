@@ -205,7 +205,7 @@ def comparison_log_evidence(
 def tilts_and_evidence(null: Comparison, factors: FloatArray, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The best tilts and the evidence with them, both (W, C, J); as many windows at a time as fit into the cache."""
     tilt, evidence = np.empty(factors.shape), np.empty(factors.shape)
-    together = max(1, CACHED // factors[0].size)
+    together = max(1, CACHED // max(1, factors[:1].size))
     for at in range(0, len(factors), together):
         rows = slice(at, at + together)
         part, of_part = null[rows], phi[rows] if phi.ndim > 1 else phi
