@@ -18,6 +18,7 @@ from canary_release.core.record import Record
 from canary_release.core.release import Check, CheckKind, Limit, LimitKind, Release, Step, Target
 
 WINDOWS, CHECKS = 10_000, 50
+OWN = 13  # checks on metrics of which there is only one
 _NOWHERE = Target("nowhere", "none")
 
 
@@ -31,14 +32,14 @@ class Speed:
 
 
 def fifty_checks() -> tuple[Check, ...]:
-    """Half on errors with different limits, half on quantiles of latency."""
+    """A quarter on proportions of their own, a quarter on errors within different limits, half on latency."""
     errors = Check("error_rate", CheckKind.PROPORTION, max_change=Limit(LimitKind.POINTS, 0.005, "0.5pp"))
     latency = Check("page_load_time", CheckKind.LATENCY, 0.95, Limit(LimitKind.RELATIVE, 0.1, "10%"))
-    half = CHECKS // 2
-    limits = [Limit(LimitKind.POINTS, 0.001 * (at + 1), f"{0.1 * (at + 1):g}pp") for at in range(half)]
+    limits = [Limit(LimitKind.POINTS, 0.001 * (at + 1), f"{0.1 * (at + 1):g}pp") for at in range(CHECKS // 2 - OWN)]
     return (
+        *(replace(errors, metric=f"metric_{at}") for at in range(OWN)),
         *(replace(errors, max_change=limit) for limit in limits),
-        *(replace(latency, quantile=float(share)) for share in np.linspace(0.5, 0.99, half)),
+        *(replace(latency, quantile=float(share)) for share in np.linspace(0.5, 0.99, CHECKS // 2)),
     )
 
 
@@ -48,8 +49,12 @@ def a_release() -> Release:
 
 
 def windows_table() -> pd.DataFrame:
-    plan = Plan(window=30.0, seconds=30.0 * WINDOWS)
-    return simulate(Service(), plan, Regression(), 1, seed=1).frame(0)
+    plan, rng = Plan(window=30.0, seconds=30.0 * WINDOWS), np.random.default_rng(1)
+    table = simulate(Service(), plan, Regression(), 1, seed=1).frame(0)
+    for at in range(OWN):
+        table[f"metric_{at}_of"] = rng.binomial(table["requests"], 0.9)
+        table[f"metric_{at}_events"] = rng.binomial(table[f"metric_{at}_of"], 0.002 * (1 + at))
+    return table
 
 
 def replay_seconds() -> float:

@@ -228,6 +228,22 @@ def test_absolute_latency_limit_is_read_at_the_next_bucket_edge_above_it() -> No
     assert "no latency bucket reaches up to the limit of 10s" in unseen.checks[0].sentence
 
 
+def test_few_requests_say_how_slow_the_canary_is_at_the_least_but_not_at_the_most() -> None:
+    """Its 95th percentile may lie beyond the slowest of forty requests, and nobody knows how far."""
+    fast = (0, 30, 10, 0, 0, 0, 0)
+    stable, canary = Counts(4000, 0, tuple(100 * of for of in fast)), Counts(40, 0, fast)
+    few = judge(release_of(LATENCY), [Window(0.0, 30.0, stable, canary, EDGES, None, 0, 0, 0.01)], noise=CALM)[-1]
+    (said,) = few.checks
+    assert said.high == math.inf
+    assert "(95 % interval -20 % or more)" in said.sentence
+    assert "-20 % or more" in table(few).splitlines()[4]
+    assert few.to_json()["checks"][0]["high"] is None
+    many = replace(canary, requests=4000, buckets=stable.buckets)
+    assert "(95 % interval -4 % to +4 %)" in judge(
+        release_of(LATENCY), [Window(0.0, 30.0, stable, many, EDGES, None, 0, 0, 0.5)], noise=CALM
+    )[-1].checks[0].sentence  # fmt: skip
+
+
 def test_single_values_fail_after_enough_windows_and_not_before() -> None:
     check = Check("p99", CheckKind.VALUE, max_change=TENTH)
     windows = [

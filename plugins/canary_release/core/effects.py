@@ -1,5 +1,6 @@
 """How large a difference is, with an interval, from the counts that a sentence shows."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,12 +91,15 @@ class _Histogram:
     def around(self, quantile: float, phi: float) -> tuple[float, float, float] | None:
         """The quantile between the ends of its interval, in seconds; None without requests.
 
-        The interval comes from the ranks, quantile ± 1.96 sqrt(phi q (1 - q)/n).
+        The interval comes from the ranks, quantile ± 1.96 sqrt(phi q (1 - q)/n). It has no upper end where that is
+        beyond the slowest request or the last edge.
         """
         if self.of <= 0:
             return None
         reach = Z * (phi * quantile * (1.0 - quantile) / max(self.of, 1.0)) ** 0.5
-        return self._at(max(quantile - reach, 0.0)), self._at(quantile), self._at(min(quantile + reach, 1.0))
+        above = quantile + reach
+        bounded = above < 1.0 and above * self.of < self._below[-1]
+        return self._at(max(quantile - reach, 0.0)), self._at(quantile), self._at(above) if bounded else math.inf
 
     def _at(self, quantile: float) -> float:
         """Linear inside its bucket; the last edge when beyond."""
@@ -151,5 +155,5 @@ def _quantiles(
     canary, stable = canary_side.around(quantile, phi), stable_side.around(quantile, phi)
     if canary is None or stable is None or not (canary[1] > 0 and stable[1] > 0):
         return _change((canary[1] if canary else None, stable[1] if stable else None), None)
-    interval = (canary[0] / stable[2] - 1.0, canary[2] / stable[0] - 1.0) if stable[0] > 0 and stable[2] > 0 else None
+    interval = (canary[0] / stable[2] - 1.0, canary[2] / stable[0] - 1.0) if stable[0] > 0 else None
     return _change((canary[1], stable[1]), interval)

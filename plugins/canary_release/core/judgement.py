@@ -17,7 +17,8 @@ class CheckVerdict:
         needed: what this check alone would need to roll back (its part of alpha is taken off).
     canary, stable: the metric itself: a share, seconds, or the value.  unit: ``%``, ``s`` or nothing.
     canary_events ... stable_of: the counts behind it, of the windows that the sentence names.
-    change: canary/stable - 1; low, high: its 95 % interval from these counts alone, with the noise allowed for.
+    change: canary/stable - 1; low, high: its 95 % interval from these counts alone, with the noise allowed for;
+        high is infinite where few requests leave the quantile without an upper end.
     """
 
     check: str

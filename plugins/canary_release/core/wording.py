@@ -1,5 +1,6 @@
 """Verdicts in plain sentences and in a table: what was seen, how sure that is, and what was not known."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -120,14 +121,19 @@ def _counted(events: int, of: int, edge: float | None) -> str:
 def _difference(said: CheckVerdict, check: Check) -> str:
     if said.change is None:
         return "no ratio, stable has none" if said.stable == 0 else "no ratio"
-    interval = ""
-    if said.low is not None and said.high is not None:
-        interval = f" (95 % interval {_signed(said.low)} to {_signed(said.high)})"
+    known = _interval(said)
+    interval = f" (95 % interval {known})" if known else ""
     worse = said.change < 0 if check.direction is Direction.HIGHER_IS_BETTER else said.change > 0
     if abs(said.change) < 0.005:
         return f"the same{interval}"
     size = f"{said.change + 1:.1f} ×" if said.change >= 1 else f"{100 * abs(said.change):.0f} %"
     return f"{size} {'worse' if worse else 'better'}{interval}"
+
+
+def _interval(said: CheckVerdict) -> str:
+    if said.low is None or said.high is None:
+        return ""
+    return f"{_signed(said.low)} {'or more' if said.high == math.inf else f'to {_signed(said.high)}'}"
 
 
 def _signed(change: float) -> str:
@@ -223,14 +229,13 @@ def _padded(column: int, cell: str, width: int) -> str:
 
 
 def _row(said: CheckVerdict) -> tuple[str, ...]:
-    interval = f"{_signed(said.low)} to {_signed(said.high)}" if said.low is not None and said.high is not None else "-"
     return (
         said.check,
         said.verdict.upper().replace("_", " "),
         amount(said.canary, said.unit) if said.canary is not None else "-",
         amount(said.stable, said.unit) if said.stable is not None else "-",
         _signed(said.change) if said.change is not None else "-",
-        interval,
+        _interval(said) or "-",
         said.limit,
         odds(said.evidence).removeprefix("over ").removeprefix("under "),
         odds(said.needed),
