@@ -10,7 +10,7 @@ from canary_release.core import error_evidence
 from canary_release.core.clump_counts import clumps_given, log_chance
 from canary_release.core.clump_evidence import clump_log_evidence
 from canary_release.core.clump_learning import least_by_small_counts
-from canary_release.core.expected_growth import Place, timeline
+from canary_release.core.expected_window import Place, timeline
 from canary_release.core.held_against import Parameters, Scene, harm_likelihoods
 from canary_release.core.observations import Arms
 from canary_release.core.service_traffic import ServiceTraffic

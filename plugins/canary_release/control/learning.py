@@ -42,7 +42,8 @@ def told(rate: str, error_rate: str | None) -> Learned:
     """What a person says of a service, such as ``40/s`` and ``0.5%``. UnitError when it cannot be read."""
     share = None if error_rate is None else float(read_percent(error_rate)) / 100.0
     traffic = ServiceTraffic.told(read_rate(rate), share)
-    return Learned(traffic, None, ("nothing is known of its noise, so the judge's careful defaults are assumed",))
+    noise = "nothing is known of its noise: the judge begins with careful defaults and learns during the rollout"
+    return Learned(traffic, None, (noise,))
 
 
 def learn_for(desk: Desk, rollout: Rollout, release: Release, *, actor: str) -> tuple[Rollout, Learned]:

@@ -23,7 +23,8 @@ class ServiceTraffic:
 
     rate: requests a second.  proportions: for each metric how many a request (1 for error_rate) and which share of
     them are events.  edges: latency bucket edges in seconds; slower: share of requests slower than each edge.
-    instances: how many instances serve it, None when unknown.  seconds: how long it was watched, 0 when it was told.
+    instances, canary_instances: how many serve it, and a canary of it, None when unknown.  seconds: how long it was
+    watched, 0 when it was told.
     """
 
     rate: float
@@ -32,6 +33,7 @@ class ServiceTraffic:
     slower: tuple[float, ...] = ()
     instances: int | None = None
     seconds: float = 0.0
+    canary_instances: int | None = None
 
     @classmethod
     def told(cls, rate: float, error_rate: float | None) -> "ServiceTraffic":
@@ -64,6 +66,8 @@ def traffic_of(windows: Sequence[Window], checks: Sequence[Check]) -> ServiceTra
         events[name] = (sum(some for some, _ in given), sum(of for _, of in given))
     edges, slower = _latency(pairs)
     instances = [stable.instances for _, stable in pairs if stable.instances]
+    canaries = [window.canary for window, _ in pairs if window.canary and window.canary.requests]
+    of_canary = [canary.instances for canary in canaries if canary.instances]
     return ServiceTraffic(
         rate=(own + sum(window.canary.requests for window, _ in pairs if window.canary)) / seconds,
         proportions={name: (of / own, min(max(x, 0.5), of - 0.5) / of) for name, (x, of) in events.items() if of > 0},
@@ -71,6 +75,7 @@ def traffic_of(windows: Sequence[Window], checks: Sequence[Check]) -> ServiceTra
         slower=slower,
         instances=round(median(instances)) if instances else None,
         seconds=seconds,
+        canary_instances=round(median(of_canary)) if of_canary else None,
     )
 
 
