@@ -123,30 +123,24 @@ def _from_source(release: Release) -> "Learned":
 
 def _judge(arguments: argparse.Namespace) -> int:
     from canary_release.control.table_files import read_table
-    from canary_release.core.replay import replay
+    from canary_release.core.noise_learning import learn
+    from canary_release.core.replay import judged_again
 
     release = release_in(arguments.file)
     windows = read_table(arguments.windows)
     history = read_table(arguments.history) if arguments.history else None
-    with _named(arguments.windows):
-        said = replay(release, windows, history)
-    if arguments.json:
-        return _print_judgements(release, windows, history, said)
-    for row in said.to_dict("records"):
-        print(f"{row['window']:>6}  {row['decision']:<9} {row['evidence']:>10.3g} : 1  {row['reason']}")
-    return 0
-
-
-def _print_judgements(release: Release, windows: Any, history: Any, said: Any) -> int:
-    from canary_release.core.frames import windows_from_frame
-    from canary_release.core.judge import judge
-    from canary_release.core.noise_learning import learn
-
     noise = None if history is None else learn(release, history)
-    judgements = judge(release, windows_from_frame(windows), noise=noise)
-    for row, judgement in zip(said.to_dict("records"), judgements, strict=True):
-        whole = judgement.to_json() | {"decision": row["decision"], "reason": row["reason"]}
-        print(json.dumps(whole, allow_nan=False))
+    with _named(arguments.windows):
+        said, judgements = judged_again(release, windows, noise=noise)
+    if not arguments.json:
+        for sentence in (*(noise.sentences if noise else ()), *(judgements[-1].learned if judgements else ())):
+            print(f"learned: {sentence}")
+    for at, row in enumerate(said.to_dict("records")):
+        if arguments.json:
+            whole = judgements[at].to_json() | {"decision": row["decision"], "reason": row["reason"]}
+            print(json.dumps(whole, allow_nan=False))
+        else:
+            print(f"{row['window']:>6}  {row['decision']:<9} {row['evidence']:>10.3g} : 1  {row['reason']}")
     return 0
 
 

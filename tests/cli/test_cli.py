@@ -70,7 +70,8 @@ def test_judge_prints_a_line_a_window_and_sees_the_harm(tmp_path: Path, capsys: 
     table = tmp_path / "windows.csv"
     table.write_text(WINDOWS)
     assert main(["judge", SHOP, "--windows", str(table)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    learned, *lines = capsys.readouterr().out.splitlines()
+    assert learned.startswith("learned: How errors clump is not known yet")
     assert len(lines) == 3
     assert "roll_back" in lines[-1]
     assert main(["judge", SHOP, "--windows", str(table), "--json"]) == 0

@@ -43,9 +43,8 @@ def logged(task: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> list[dic
     return [dict(line) for line in written]
 
 
-@pytest.fixture
-def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the compare task of a step that passed writes."""
+def baked(tmp_path: Path) -> tuple[World, str]:
+    """A rollout whose first step has passed, and its id."""
     world = World(tmp_path, a_release(5, 100, bake=15.0))
     rollout = world.start().rollout
     shift(world.desk, rollout, 0, actor="task")
@@ -53,6 +52,13 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
         world.clock.sleep(1)
         if observe(world.desk, rollout.id, 0, actor="watcher").decision is not Decision.HOLD:
             break
+    return world, rollout.id
+
+
+@pytest.fixture
+def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the compare task of a step that passed writes."""
+    world, _ = baked(tmp_path)
     return logged(CompareMetricsOperator(task_id="compare", weight="5"), world, monkeypatch)
 
 
@@ -62,6 +68,17 @@ def test_facts_of_a_task_are_fields_and_not_text(lines: list[dict[str, Any]]) ->
     (check,) = [line for line in lines if line["event"] == "canary.check"]
     assert (check["check"], check["verdict"]) == ("error_rate", "undecided")
     assert check["canary_of"] > 0
+
+
+def test_log_and_ledger_say_what_was_learned_of_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, rollout_id = baked(tmp_path)
+    lines = logged(CompareMetricsOperator(task_id="compare", weight="5"), world, monkeypatch)
+    (check,) = [line for line in lines if line["event"] == "canary.check"]
+    assert check["learned"].startswith(("Errors", "How errors"))
+    assert any(check["learned"] in " ".join(line["event"].split()) for line in lines)
+    last = world.desk.ledger.decisions(rollout_id)[-1].judgement
+    assert last is not None
+    assert last["checks"][0]["learned"] == check["learned"]
 
 
 def test_long_parts_are_folded_and_tables_aligned(lines: list[dict[str, Any]]) -> None:

@@ -1,12 +1,13 @@
 """What the pages read: who sees what, in which order, and that words stay words."""
 
+import html
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from canary_release.ledger import overview
+from canary_release.ledger import overview, tables
 from demo.page_states import HOSTILE
 from ui.conftest import FORBIDDEN_DAG, Pages
 
@@ -220,6 +221,25 @@ def test_report_needs_nothing_from_anywhere_and_says_so(pages: Pages) -> None:
     assert not [value for name, value in seen.attributes if name in ("src", "href", "action", "style")]
     for part in ("rolled back at 5 %", "Release file as it was", "service: search", "What it did to users", "<svg"):
         assert part in answer.text
+
+
+def test_report_says_what_was_learned_and_reads_records_from_before_that_was_kept(pages: Pages) -> None:
+    """So does the page, which gets the same fields."""
+
+    def report() -> str:
+        answer = pages.client.get("/rollouts/search-12/report", headers=pages.as_("viewer"))
+        return html.unescape(answer.raise_for_status().text)
+
+    last = pages.ledger.decisions("search-12")[-1].judgement
+    assert last is not None
+    said = [check.pop("learned") for check in last["checks"]]
+    assert any(said)
+    assert all(one in report() for one in said)
+    with pages.ledger._write() as connection:
+        connection.execute(tables.decisions.update().values(judgement=last))
+    assert not any(one in report() for one in said if one)
+    (row, *_) = pages.client.get("/api/rollouts/search-12", headers=pages.as_("viewer")).json()["checks"]
+    assert "learned" not in row["verdict"]
 
 
 def test_hostile_words_leave_json_unharmed(pages: Pages) -> None:

@@ -29,6 +29,8 @@ class ClumpsSeen:
         self._series = [_Series(start) for start in phi.tolist()]
         self._last = np.zeros((2, len(phi)))
         self._start: float | None = None
+        self.known: FloatArray = np.zeros((0, len(phi)))
+        """How much of the last windows' factors was seen, 0 to 1, the rest is the default; (W, S)."""
 
     def extend(self, stable_events: FloatArray, stable_of: FloatArray, start: FloatArray) -> FloatArray:
         """(W, S), from events out of how many, both (W, S), in windows that start at (W,)."""
@@ -41,7 +43,10 @@ class ClumpsSeen:
             series.extend(difference[:, at].tolist(), weight[:, at].tolist(), kept)
             for at, series in enumerate(self._series)
         ]
-        return np.array(followed, dtype=float).reshape(len(followed), len(start)).T
+        both: FloatArray = np.array(followed, dtype=float).reshape(len(followed), 2, len(start)).transpose(1, 2, 0)
+        found, counted = both
+        self.known = counted / (WEIGHT + counted)
+        return np.asarray(found)
 
 
 class _Series:
@@ -50,20 +55,24 @@ class _Series:
     def __init__(self, phi: float) -> None:
         self._prior, self._squares, self._weights = WEIGHT * phi, 0.0, 0.0
 
-    def extend(self, difference: list[float], weight: list[float], kept: list[float]) -> list[float]:
-        """Before each window."""
-        prior, squares, weights, found = self._prior, self._squares, self._weights, []
+    def extend(
+        self, difference: list[float], weight: list[float], kept: list[float]
+    ) -> tuple[list[float], list[float]]:
+        """phi and the sum of w before each window."""
+        prior, squares, weights = self._prior, self._squares, self._weights
+        found, counted = list[float](), list[float]()
         for one, counts, keep in zip(difference, weight, kept, strict=True):
             squares *= keep
             weights *= keep
             phi = (prior + squares) / (WEIGHT + weights)
             phi = 1.0 if phi < 1.0 else phi
             found.append(phi)
+            counted.append(weights)
             most = SURPRISE * phi
             squares += counts * (most if one > most else one)
             weights += counts
         self._squares, self._weights = squares, weights
-        return found
+        return found, counted
 
 
 def differences(events: FloatArray, of: FloatArray, apart: int = 1) -> tuple[FloatArray, FloatArray]:

@@ -17,6 +17,7 @@ class CheckVerdict:
         needed: what this check alone would need to roll back (its part of alpha is taken off).
     canary, stable: the metric itself: a share, seconds, or the value.  unit: ``%``, ``s`` or nothing.
     canary_events ... stable_of: the counts behind it, of the windows that the sentence names.
+    learned: what was learned of stable's noise during the rollout, or is only assumed: a sentence, or empty.
     change: canary/stable - 1; low, high: its 95 % interval from these counts alone, with the noise allowed for;
         high is infinite where few requests leave the quantile without an upper end.
     """
@@ -38,6 +39,7 @@ class CheckVerdict:
     sentence: str
     unit: str = ""
     kind: CheckKind = CheckKind.PROPORTION
+    learned: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return _finite(vars(self), _NUMBERS)
@@ -64,6 +66,11 @@ class Judgement:
     sentence: str
     holds: tuple[str, ...] = ()
     leaning: tuple[str, ...] = ()
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What was learned during the rollout or is only assumed, each sentence once."""
+        return tuple(dict.fromkeys(check.learned for check in self.checks if check.learned))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; numbers are finite, None where there is none."""

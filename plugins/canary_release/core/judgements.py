@@ -11,6 +11,7 @@ from canary_release.core.effects import Effects
 from canary_release.core.findings import DOUBT, FAILED, LARGEST, VERDICTS, Findings
 from canary_release.core.guard_rails import why_no_data
 from canary_release.core.judgement import CheckVerdict, Judgement
+from canary_release.core.learned_words import RECENT, learned_sentence
 from canary_release.core.mixture import best_restart
 from canary_release.core.observations import ERROR_RATE
 from canary_release.core.record import FloatArray
@@ -52,6 +53,7 @@ class Judgements(Sequence[Judgement]):
         self._worded: dict[int, Judgement] = {}
         self._sentences: dict[tuple[int, bytes], str] = {}
         self._effects: dict[tuple[int, int, int], Effects] = {}
+        self._taught: dict[tuple[int, int], list[str]] = {}
         crossed = found.crossed
         self.crossed = crossed if crossed is not None and crossed < windows else None
         """The first window after which the canary had to go back."""
@@ -173,6 +175,7 @@ class Judgements(Sequence[Judgement]):
             "needed": found.needs[place],
             "limit": found.limits[place],
             "kind": check.kind,
+            "learned": self._learned(weighed, at)[column],
             "unit": effect.unit,
             **effect.numbers,
         }
@@ -185,6 +188,23 @@ class Judgements(Sequence[Judgement]):
             alone=moment.alone,
         )
         return CheckVerdict(**said, sentence=check_sentence(CheckVerdict(**said, sentence=""), occasion))
+
+    def _learned(self, weighed: Weighed, at: int) -> list[str]:
+        """A sentence for each check of one kind; many of them have learned the same."""
+        key = (id(weighed), at)
+        if key not in self._taught:
+            since, seconds = self._recent(at)
+            learned = weighed.learned(at, since)
+            each = {id(one): one for one in learned if one is not None}
+            said = {place: learned_sentence(one, seconds) for place, one in each.items()}
+            self._taught[key] = [said.get(id(one), "") for one in learned]
+        return self._taught[key]
+
+    def _recent(self, at: int) -> tuple[int, float]:
+        """The first window of the last while before this one, and seconds since."""
+        start = self._found.starts.array[: at + 1]
+        since = int(np.argmax(start > start[at] - RECENT))
+        return since, float(start[at] - start[since])
 
     def _effect(self, weighed: Weighed, first: int, at: int) -> Effects:
         key = (id(weighed), first, at)

@@ -29,6 +29,14 @@ def replay(
     defaults hold without both. Raises FrameError and
     ReleaseFileError.
     """
+    frame, _ = judged_again(release, windows, history, noise=noise)
+    return frame
+
+
+def judged_again(
+    release: Release, windows: pd.DataFrame, history: pd.DataFrame | None = None, *, noise: NoiseOf = None
+) -> tuple[pd.DataFrame, Judgements]:
+    """The rows of ``replay``, and the judgements that they are from, one a row."""
     recorded = record_from_frame(windows)
     steps = [step for step in release.steps if isinstance(step, Step)]
     said = judge(release, recorded, noise=noise if history is None else learn(release, history))
@@ -38,7 +46,7 @@ def replay(
         ruling = decide_on(release, steps, places[at], facts)
         rows.append((int(recorded.index[at]), str(ruling.decision), str(facts.verdict), ruling.reason))
     frame = pd.DataFrame(rows, columns=["window", "decision", "verdict", "reason"])
-    return frame.assign(evidence=said.evidence)[COLUMNS]
+    return frame.assign(evidence=said.evidence)[COLUMNS], said
 
 
 def _places(recorded: Record, steps: Sequence[Step]) -> list[int | None]:

@@ -1,7 +1,7 @@
 """Checks weighed against windows, a kind at a time: what each kind adds for new windows, and keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from canary_release.core.held_against import (
     safe_likelihoods,
     within_limit,
 )
+from canary_release.core.learned_words import Learned
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
 from canary_release.core.noise_filter import FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline, NoiseReport
@@ -104,6 +105,12 @@ class Weighed(ABC):
         """Why the check cannot be judged in any window so far, else empty."""
         return ""
 
+    def learned(self, at: int, since: int) -> list[Learned | None]:
+        """What is known of stable's noise in window ``at``, with what was seen from ``since`` on: of each check; None
+        for those that do not ask. Checks that have learned the same share one.
+        """
+        return [None] * len(self.checks)
+
     def leading(self, column: int, at: int) -> FloatArray:
         """Log e-values (W, J), up to window ``at``, of the limit with more evidence."""
         options = [self.single[0].array[: at + 1, column]] if self.compared[column] else []
@@ -186,11 +193,14 @@ class WeighedProportions(Weighed):
         self._past = Decayed(np.array([known.get(name, (0.0, 0.0)) for name in self._metrics], dtype=float))
         self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
         self._against_limit, self._recorded = AgainstLimit(), Recorded()
-        self._learns = np.array([noise_of(check, noise) is DEFAULT_NOISE for check in checks], dtype=bool)
+        noises = [noise_of(check, noise) for check in checks]
+        self._learns = np.array([one is DEFAULT_NOISE for one in noises], dtype=bool)
+        self._assumed = [assumed_wander(one, DEFAULT_NOISE) for one in noises]
         names = sorted({check.metric for check, learns in zip(checks, self._learns, strict=True) if learns})
         self._series = np.array([names.index(name) if name in names else 0 for name in self._metrics], dtype=np.int64)
         self._first = np.array([self._metrics.index(name) for name in names], dtype=np.int64)
         self._clumps = ClumpsSeen(np.full(len(names), DEFAULT_NOISE.phi))
+        self._seen: Rows[np.float64] = Rows()  # the clumps reckoned with, and how much of that was seen, (W, S, 2)
 
     def extend(self, record: Record, scene: Scene) -> None:
         time = scene.time
@@ -221,7 +231,26 @@ class WeighedProportions(Weighed):
         if not self._learns.any():
             return self._par
         found = self._clumps.extend(arms.stable_events[:, self._first], arms.stable_of[:, self._first], start)
+        self._seen.extend(np.stack((found, self._clumps.known), axis=-1))
         return replace(self._par, phi=np.where(self._learns, found[:, self._series], self._par.phi))
+
+    def learned(self, at: int, since: int) -> list[Learned | None]:
+        teachers = list(zip(np.where(self._learns, self._series, -1).tolist(), self._assumed, strict=True))
+        known: dict[Hashable, Learned] = {}
+        for column, (series, wander) in enumerate(teachers):
+            if (series, wander) in known:
+                continue
+            phi, seen, metric, events = 1.0, 0.0, None, 0
+            if series >= 0:
+                phi, seen = self._seen.array[at, series].tolist()
+                metric, events = self._metrics[column], int(self.counts.array[since:at, column, 2].sum())
+            known[series, wander] = Learned(metric, None, phi, seen, events, wander)
+        return [known[teacher] for teacher in teachers]
+
+
+def assumed_wander(noise: Noise, default: Noise) -> float | None:
+    """By how much instances are taken to differ, where that is only assumed."""
+    return noise.wander if (noise.tau2, noise.deviation) == (default.tau2, default.deviation) else None
 
 
 def tolerated(check: Check) -> tuple[float, float]:

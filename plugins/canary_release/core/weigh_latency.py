@@ -1,6 +1,6 @@
 """Latency checks weighed against histograms: at the bucket edges that say most about each check."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from canary_release.core.held_against import (
     odds_likelihoods,
     safe_likelihoods,
 )
+from canary_release.core.learned_words import Learned
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, Noise
 from canary_release.core.noise_filter import NODES, FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline
@@ -26,7 +27,7 @@ from canary_release.core.record import BoolArray, Edges, FloatArray, IntArray, R
 from canary_release.core.release import Check
 from canary_release.core.running_sums import Rows, log_sum
 from canary_release.core.usual_state import UsualState
-from canary_release.core.weigh import AgainstLimit, NoiseOf, Part, Weighed, noise_of
+from canary_release.core.weigh import AgainstLimit, NoiseOf, Part, Weighed, assumed_wander, noise_of
 
 
 class WeighedLatency(Weighed):
@@ -56,6 +57,9 @@ class WeighedLatency(Weighed):
         self._harm, self._safe, self._promotable = FilteredMixture(), FilteredStep(), Promotable()
         self._against_limit = AgainstLimit()
         self._scale: _Scale | None = None
+        self._assumed = [assumed_wander(noise_of(check, noise), DEFAULT_LATENCY_NOISE) for check in checks]
+        self._others: Rows[np.bool_] = Rows()
+        self._seen: Rows[np.float64] = Rows()  # the clumps reckoned with, and how much of that was seen, (W, B, 2)
         self._acts = not all(check.observe_only for check in checks)
         self.edge: Rows[np.int64] = Rows()
         self.slower: Rows[np.float64] = Rows()
@@ -73,6 +77,27 @@ class WeighedLatency(Weighed):
             return f"no latency bucket reaches up to the limit of {limit.text}; the last edge is {last:g} s"
         return ""
 
+    def learned(self, at: int, since: int) -> list[Learned | None]:
+        scale = self._scale
+        if scale is None:
+            return [None] * len(self.checks)
+        others = int(self._others.array[: at + 1].sum())
+        learns = self._learns[self._starts] & (not scale.told)
+        edges = np.where(learns, self.edge.array[at], -1).tolist()
+        teachers = list(zip(edges, self._assumed, strict=True))
+        known: dict[Hashable, Learned] = {}
+        for column, (edge, wander) in enumerate(teachers):
+            if (edge, wander) in known:
+                continue
+            told = None if scale.told else wander
+            if edge < 0:
+                known[edge, wander] = Learned(None, wander=told, others=others)
+                continue
+            phi, seen = self._seen.array[at, edge].tolist()
+            events = int(self.slower.array[since:at, 1, edge].sum())
+            known[edge, wander] = Learned(self.checks[column].metric, self.edges[edge], phi, seen, events, told, others)
+        return [known[teacher] for teacher in teachers]
+
     def extend(self, record: Record, scene: Scene) -> None:
         """Once there are edges, all later records have them."""
         if not record.edges:
@@ -88,6 +113,8 @@ class WeighedLatency(Weighed):
         missing = len(self.log_e)
         if missing:
             self.slower.extend(np.zeros((missing, 2, len(self._scale.edges))))
+            if self._learns.any():
+                self._seen.extend(np.tile((DEFAULT_LATENCY_NOISE.phi, 0.0), (missing, len(self._scale.edges), 1)))
 
     def _extend_without_edges(self, windows: int, scene: Scene) -> None:
         shape = (windows, len(self._alike.members))
@@ -103,15 +130,16 @@ class WeighedLatency(Weighed):
             some, half = arms[columns], np.full((windows, len(columns)), 0.5)
             limit, burning = self._against_limit.extend(some, some, half, self._par[columns], half[0], scene)
         self.slowed.extend(np.zeros(windows, dtype=bool))
+        self._others.extend(np.zeros(windows, dtype=bool))
         self.edge.extend(np.zeros((windows, len(self.checks)), dtype=np.int64))
         self.of.extend(np.zeros((windows, 2)))
         self._keep(arms[self._starts], scene.time, change, limit, burning)
 
     def _extend_with(self, scale: "_Scale", record: Record, scene: Scene) -> None:
         seen = histograms(record, scene.time.broken)
-        exceedance, ready, slowed = scale.before(seen, scene)
+        exceedance, ready, others, slower = scale.before(seen, scene)
         if self._learns.any():
-            scale.watch_clumps(seen, scene.time.start)
+            self._seen.extend(scale.watch_clumps(seen, scene.time.start))
         tolerated = scale.stretched.tolerated(exceedance)[:, self._owner]
         edge = latency.nearest_edge(tolerated, self._shares)
         parents, watched = self._alike.split(edge), edge[:, self._shown]
@@ -133,7 +161,8 @@ class WeighedLatency(Weighed):
         if len(self.limited):
             limit, burning = self._limits(scale, seen, exceedance, scene)
             shown = replace(shown, canary_known=shown.canary_known & ~scale.beyond_edges[None, :])
-        self.slowed.extend(slowed & self._acts)
+        self._others.extend(others)
+        self.slowed.extend(others & slower & self._acts)
         self.edge.extend(watched)
         self.slower.extend(np.concatenate((seen.canary_slower[:, None], seen.stable_slower[:, None]), axis=1))
         self.of.extend(np.concatenate((seen.canary_of, seen.stable_of), axis=1))
@@ -201,18 +230,24 @@ class _Scale:
         self._clumps = ClumpsSeen(np.full(len(edges), DEFAULT_LATENCY_NOISE.phi))
         self._phi = np.empty((0, len(edges)))
 
-    def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Stable's exceedance before each window (W, B), whether anything was known of it (W, 1), and whether stable
-        is suddenly much slower in the window (W,).
+    @property
+    def told(self) -> bool:
+        """Whether the noise at each edge was learned before the rollout."""
+        return self._noise is not None
+
+    def before(self, seen: Histograms, scene: Scene) -> tuple[FloatArray, BoolArray, BoolArray, BoolArray]:
+        """Stable's exceedance before each window (W, B), whether anything was known of it (W, 1), whether it is of
+        another state than the usual one in the window (W,), and whether it is slower (W,).
         """
         counts = np.concatenate((seen.stable_slower, seen.stable_of), axis=1)
         past, others = self._past.before(counts, scene.time.start)
         exceedance = latency.exceedance(past[:, :-1], past[:, -1:])
         slower = latency.exceedance(counts[:, :-1], counts[:, -1:]).sum(axis=1) > exceedance.sum(axis=1)
-        return exceedance, past[:, -1:] > 0, others & slower
+        return exceedance, past[:, -1:] > 0, others, slower
 
-    def watch_clumps(self, seen: Histograms, start: FloatArray) -> None:
-        """Learn how clumped stable's slow requests are at each edge; before each of these windows.
+    def watch_clumps(self, seen: Histograms, start: FloatArray) -> FloatArray:
+        """Learn how clumped stable's slow requests are at each edge: before each of these windows, and how much of that
+        was seen, (W, B, 2).
 
         Never more than the default: slow requests come in no clumps, but with much traffic what all of them go through
         changes visibly from one window to the next.
@@ -220,10 +255,11 @@ class _Scale:
         of = seen.stable_of.repeat(len(self.edges), axis=1)
         found = self._clumps.extend(seen.stable_slower, of, start)
         self._phi = np.minimum(found, DEFAULT_LATENCY_NOISE.phi)
+        return np.stack((self._phi, self._clumps.known), axis=-1)
 
     def as_clumped(self, edge: IntArray, par: Parameters, learns: BoolArray) -> Parameters:
         """With what stable has shown so far at these edges (W, C), in the columns that learn it."""
-        if self._noise is not None or not learns.any():
+        if self.told or not learns.any():
             return par
         return replace(par, phi=np.where(learns, self._phi[np.arange(len(edge))[:, None], edge], par.phi))
 

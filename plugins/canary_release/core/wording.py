@@ -216,7 +216,7 @@ def table(judgement: Judgement) -> str:
     sentences = [said.sentence for said in judgement.checks] or [judgement.sentence]
     if judgement.verdict is Verdict.FAIL and judgement.sentence not in sentences:
         sentences.insert(0, judgement.sentence)
-    return "\n".join([title, "", lines[0], rule, *lines[1:], "", *sentences])
+    return "\n".join([title, "", lines[0], rule, *lines[1:], "", *sentences, *judgement.learned])
 
 
 def cells(judgement: Judgement) -> list[tuple[str, ...]]:

@@ -123,7 +123,7 @@ function Checks({ page }) {
           h("td", null, quantity(v.canary, v.unit), counts(v.canary_events, v.canary_of)), h("td", null, quantity(v.stable, v.unit), counts(v.stable_events, v.stable_of)),
           h("td", null, change(v)), h("td", null, v.limit), h("td", null, odds(v.evidence), h("span", { className: "canary-small" }, `needed ${odds(v.needed)}`)),
           h("td", null, h(Link, { to: log(check), className: "canary-link" }, "log"))),
-        h("tr", { key: `${place}s`, className: "said" }, h("td", null), h("td", { colSpan: 8 }, v.sentence))];
+        h("tr", { key: `${place}s`, className: "said" }, h("td", null), h("td", { colSpan: 8 }, v.learned ? `${v.sentence} ${v.learned}` : v.sentence))];
       })));
 }
 
