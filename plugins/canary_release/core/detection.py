@@ -76,21 +76,38 @@ def detection(release: Release, plan: Plan, traffic: ServiceTraffic, noise: Nois
     Each step is taken by itself and for its whole bake: a harm that begins with the step, and no early promotion.
     """
     steps = plan.weight_steps
-    stakes, each = _stakes(release, steps), _stake_on_any(release, steps)
-    questions = [
-        _Question(check, float(share), noise, traffic, release.poll, each)
-        for check, share in zip(release.checks, shares_of_alpha(release.checks), strict=True)
-        if not check.observe_only
-    ]
+    stakes, questions = _stakes(release, steps), _questions(release, steps, traffic, noise)
     found = tuple(
         StepDetection(step, float(step.weight) >= 100.0, tuple(_in_step(one, step, stake) for one in questions))
         for step, stake in zip(steps, stakes, strict=True)
     )
     whole = tuple(_in_plan(one, steps, stakes) for one in questions)
-    guessed = [replace(one, clump=CLUMP) for one in questions if guesses(one.check, noise)]
-    clumped = tuple(_in_plan(one, steps, stakes) for one in guessed if not unknown(one.check, traffic))
+    guessed = [one for one in questions if guesses(one.check, noise) and not unknown(one.check, traffic)]
+    clumped = tuple(_in_plan(replace(one, clump=CLUMP), steps, stakes) for one in guessed)
     warnings = tuple(text for place, one in enumerate(found) for text in warnings_of(place, one, traffic))
     return PlanDetection(traffic, found, whole, warnings, clumped)
+
+
+def seen_in_plan(
+    release: Release, plan: Plan, traffic: ServiceTraffic, effect: float, noise: NoiseOf = None, clump: float = 1.0
+) -> tuple[CheckDetection, ...]:
+    """When the whole plan sees a canary that is worse by ``effect`` from its first request on, by each check that acts.
+
+    effect: in the check's own measure (see CheckDetection).  clump: how many errors come together on average, where the
+    judge has to learn that.
+    """
+    steps = plan.weight_steps
+    asked = (replace(one, clump=clump) for one in _questions(release, steps, traffic, noise))
+    return tuple(_in_plan(one, steps, _stakes(release, steps), effect) for one in asked)
+
+
+def _questions(release: Release, steps: Sequence[Step], traffic: ServiceTraffic, noise: NoiseOf) -> list[_Question]:
+    each = _stake_on_any(release, steps)
+    return [
+        _Question(check, float(share), noise, traffic, release.poll, each)
+        for check, share in zip(release.checks, shares_of_alpha(release.checks), strict=True)
+        if not check.observe_only
+    ]
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
@@ -210,10 +227,15 @@ def _stake_on_any(release: Release, steps: Sequence[Step]) -> float:
 # --- the whole plan ---------------------------------------------------------------------------------------------------
 
 
-def _in_plan(asked: _Question, steps: Sequence[Step], stakes: Sequence[float]) -> CheckDetection:
-    """When a canary at the target from the first window on is seen, over all steps, and what it costs until then."""
+def _in_plan(
+    asked: _Question, steps: Sequence[Step], stakes: Sequence[float], effect: float | None = None
+) -> CheckDetection:
+    """When a canary at the target from the first window on is seen, over all steps, and what it costs until then.
+
+    effect: instead of the check's own target.
+    """
     why = unknown(asked.check, asked.traffic)
-    target = math.nan if why else _target(asked.check, asked.traffic)
+    target = math.nan if why else _target(asked.check, asked.traffic) if effect is None else effect
     named = _named(asked.check, target, why)
     if why:
         return named

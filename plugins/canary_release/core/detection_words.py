@@ -89,7 +89,7 @@ class PlanDetection:
         errors = "" if rate is None else f" with {_figures(100 * rate)} % errors"
         power = f"seen within the bake in {100 * POWER:.0f} of 100 rollouts"
         said = [f"detects: for {_figures(self.traffic.rate)} requests/s{errors}; {power}"]
-        said += [_assumed(self.clumped, self.whole)] if self.clumped else []
+        said += [_assumed(self.clumped, self.whole, self.traffic.canary_instances or 1)] if self.clumped else []
         said += [f"warning: {one}" for one in self.warnings]
         said += [_cost(one) for one in self.whole if not one.unknown]
         return said + [f"{one.check}: unknown, {one.unknown}" for one in self.whole if one.unknown]
@@ -116,9 +116,12 @@ def warnings_of(place: int, found: StepDetection, traffic: ServiceTraffic) -> It
             yield f"{at} no bake is long enough to see {twice}: that needs {why} ({_about(longest)}: {instead})"
 
 
-def _assumed(clumped: Sequence[CheckDetection], whole: Sequence[CheckDetection]) -> str:
+def _assumed(clumped: Sequence[CheckDetection], whole: Sequence[CheckDetection], instances: int) -> str:
     """What is assumed where the judge has to learn clumps, and what larger ones would make of it."""
-    said = "assumes errors that come one by one, which the judge sees within minutes, and instances that are alike"
+    said = (
+        "assumes errors that come one by one, which the judge sees within minutes, and instances that are alike "
+        f"({instances} of the canary)"
+    )
     usual = {one.check: one for one in whole}
     later = [
         f"{one.check} {one.shown(one.target)} is usually seen {_after(one)} instead of {_after(usual[one.check])}"

@@ -95,13 +95,13 @@ class _Climb:
     def crossings(self, needed: float, most: int) -> FloatArray:
         """After how many windows each rollout is over the line, within so many strides (K, D)."""
         found = np.full((ROLLOUTS, self.legs[0].growth.effects), np.inf)
-        mixture, differs = FilteredMixture(), _Differences(self.legs[0])
-        for likelihood, stays, stakes in self._pieces(most):
+        mixture, differs = FilteredMixture(), _Differences(self.legs[0].stake)
+        for growth, likelihood, stays, stakes in self._pieces(most):
             columns = likelihood.reshape(len(likelihood), -1, *likelihood.shape[3:])
             shape = likelihood.shape[:3]
             log_e = mixture.extend(columns, np.broadcast_to(stays[:, None], columns.shape[:2]), stakes).reshape(shape)
             ends = self.windows + self.stride * np.arange(1.0, len(log_e) + 1.0)
-            over = log_e + differs.after(ends, log_e) >= needed
+            over = log_e + differs.after(growth, self.stride, log_e) >= needed
             found = np.minimum(found, np.where(over.any(axis=0), ends[over.argmax(axis=0)], np.inf))
             self.log_e.append(log_e)
             self.windows = float(ends[-1])
@@ -117,8 +117,10 @@ class _Climb:
         later = (needed - log_e[-1]) / np.maximum(climb, 1e-9)
         return np.asarray(np.where(climb > 0, self.windows + np.maximum(np.ceil(later), 1.0), np.inf))
 
-    def _pieces(self, most: int) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
-        """Likelihoods (N, K, D, 1 + J, nodes), how much of instances' noise stays (N,), stakes (N,)."""
+    def _pieces(self, most: int) -> Iterator[tuple[Growth, FloatArray, FloatArray, FloatArray]]:
+        """What the windows bring, and drawn from it: likelihoods (N, K, D, 1 + J, nodes), how much of instances' noise
+        stays (N,), stakes (N,).
+        """
         at, lucks = _chances(most, 0.5 ** (self.stride * self.seconds / HALF_LIFE))
         known, staked, taken = 0.0, 0.0, 0
         for leg in self.legs:
@@ -135,7 +137,8 @@ class _Climb:
             for first in range(0, number, _AT_A_TIME):
                 rows = slice(first, min(first + _AT_A_TIME, number))
                 of_all = slice(taken + rows.start, taken + rows.stop)
-                yield self._drawn(leg.growth, seen[rows], lucks[of_all], at[of_all]), stays[rows], stakes[rows]
+                drawn = self._drawn(leg.growth, seen[rows], lucks[of_all], at[of_all])
+                yield leg.growth, drawn, stays[rows], stakes[rows]
             taken += number
 
     def _drawn(self, growth: Growth, known: FloatArray, lucks: FloatArray, at: FloatArray) -> FloatArray:
@@ -180,20 +183,21 @@ class _Differences:
     variance goes down no more than its mean, so that f - f^2 of the sum's own variance is added.
     """
 
-    def __init__(self, first: Leg) -> None:
-        growth = first.growth
-        best = growth.mean.argmax(axis=-1)[:, None]
-        mean, variance = (np.take_along_axis(of, best, axis=-1)[:, 0] for of in (growth.mean, growth.variance))
-        kept = np.minimum(1.0, CAP / np.maximum(mean, 1e-300))
-        self._mean, self._variance = mean * kept, variance * kept * kept
-        self._start = 0.5 * math.log(growth.mean.shape[-1]) - math.log(max(first.stake, 1e-9))
-        self._alike = growth.alike
+    def __init__(self, stake: float) -> None:
+        """stake: on the first window."""
+        self._stake = max(stake, 1e-9)
+        self._mean, self._variance = np.zeros(1), np.zeros(1)
 
-    def after(self, windows: FloatArray, log_e: FloatArray) -> FloatArray:
-        """(N, K, D)."""
-        if self._alike:
+    def after(self, growth: Growth, stride: int, log_e: FloatArray) -> FloatArray:
+        """After each of the next strides, with evidence log_e (N, K, D) from draws alone; the same shape."""
+        if growth.calm is None:
             return np.zeros_like(log_e[:, :, :1])
-        of = np.maximum(self._mean, 1e-300) * windows[:, None]
-        left = np.clip((np.median(log_e, axis=1) + self._start) / of, 0.0, 1.0)
-        spread = np.sqrt(self._variance * windows[:, None] * left * (1.0 - left))
-        return np.asarray(spread[:, None] * _NORMAL[:, None])
+        best = growth.calm[0].argmax(axis=-1)[:, None]
+        each, spread = (np.take_along_axis(of, best, axis=-1)[:, 0] for of in growth.calm)
+        kept = np.minimum(1.0, CAP / np.maximum(each, 1e-300))
+        passed = stride * np.arange(1.0, len(log_e) + 1.0)[:, None]
+        mean, variance = self._mean + passed * each * kept, self._variance + passed * spread * kept * kept
+        self._mean, self._variance = mean[-1], variance[-1]
+        start = 0.5 * math.log(growth.calm[0].shape[-1]) - math.log(self._stake)
+        left = np.clip((np.median(log_e, axis=1) + start) / np.maximum(mean, 1e-300), 0.0, 1.0)
+        return np.asarray(np.sqrt(variance * left * (1.0 - left))[:, None] * _NORMAL[:, None])

@@ -11,7 +11,7 @@ import numpy as np
 from canary_release.core.record import FloatArray
 
 VALUES = 24
-FEW = 4
+FEW = 3
 _MOST_COUNTED = 240  # up to so many events their chances are added up one by one
 _RARE = 0.1  # share of requests beyond which chance is less than of rare events
 _FURTHEST = 3.5  # standard deviations

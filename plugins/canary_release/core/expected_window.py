@@ -21,7 +21,7 @@ from canary_release.core.record import FloatArray, IntArray
 from canary_release.core.service_traffic import ServiceTraffic
 
 _FURTHEST = 2.5  # standard deviations
-_SIZES = 8  # of clumps for which evidence is worked out
+_SIZES = 6  # of clumps for which evidence is worked out
 
 Likelihoods = Callable[[Arms, FloatArray, Parameters, Scene], FloatArray]
 
@@ -31,19 +31,17 @@ class Growth:
     """What one window brings.
 
     phis: Fano factors that the judge may take clumps for (P,), rising.  likelihood: by these and by the counts that
-    come (P, D, Q, 1 + J, nodes).  chances: of the counts up to each, adding up to 1 (D, Q).  mean, variance: of the log
-    e-values of each alternative if instances made no noise, for the last of ``phis``, before the cap (D, J).  lasting:
-    seconds of instances' noise.  alike: whether that is only allowed for, and instances are taken to be alike.
-    learning: of clumps, None where the judge learns nothing.
+    come (P, D, Q, 1 + J, nodes).  chances: of the counts up to each, adding up to 1 (D, Q).  lasting: seconds of
+    instances' noise.  calm: mean and variance of each alternative's log e-value if instances made no noise, before the
+    cap, both (D, J); None where instances are taken to be alike, as their noise is only allowed for.  learning: of
+    clumps, None where the judge learns nothing.
     """
 
     phis: FloatArray
     likelihood: FloatArray
     chances: FloatArray
-    mean: FloatArray
-    variance: FloatArray
     lasting: float
-    alike: bool
+    calm: tuple[FloatArray, FloatArray] | None
     learning: Learning | None
 
     @property
@@ -120,8 +118,14 @@ class Window:
         clumped = replace(par, phi=np.repeat(phis, rows // len(phis))[:, None])
         rate, scene = np.full((rows, 1), self.share), Scene(timeline(self.place, rows), np.zeros(rows), 0.0)
         found = likelihoods(arms, rate, clumped, scene)[:, 0]
+        made = self._made(phis, found, chances, float(par.lasting[0]), learns=learns)
+        if _guessed(self.noise):
+            return made
         calm = of_harm(likelihoods(arms, rate, clumped.calm, scene), math.inf)[:, 0]
-        return self._made(phis, found, calm, chances, float(par.lasting[0]), learns=learns)
+        calm = calm.reshape(len(phis), *made.chances.shape, -1)[-1]
+        share = np.diff(made.chances, prepend=0.0)
+        mean = np.einsum("dq,dqj->dj", share, calm)
+        return replace(made, calm=(mean, np.einsum("dq,dqj->dj", share, (calm - mean[:, None]) ** 2)))
 
     def sums(self, evidence: Callable[[Arms, FloatArray, Scene], FloatArray]) -> Growth:
         """Of log e-values (W, 1, J) in which instances' noise is allowed for already."""
@@ -130,7 +134,7 @@ class Window:
         found = evidence(arms, np.full((rows, 1), self.share), Scene(timeline(self.place, rows), np.zeros(rows), 0.0))
         likelihood = np.concatenate((np.zeros_like(found[:, 0, :1]), found[:, 0]), axis=1)
         likelihood = np.repeat(likelihood[..., None], len(NODES), axis=-1)
-        return self._made(np.array([self.noise.phi]), likelihood, found[:, 0], chances, 0.0, learns=False)
+        return self._made(np.array([self.noise.phi]), likelihood, chances, 0.0, learns=False)
 
     @property
     def _phis(self) -> FloatArray:
@@ -153,28 +157,16 @@ class Window:
         return Arms(canary, n_c * ones, stable, n_b * ones, ones > 0, ones > 0), chances
 
     def _made(
-        self,
-        phis: FloatArray,
-        likelihood: FloatArray,
-        calm: FloatArray,
-        chances: FloatArray,
-        lasting: float,
-        *,
-        learns: bool,
+        self, phis: FloatArray, likelihood: FloatArray, chances: FloatArray, lasting: float, *, learns: bool
     ) -> Growth:
         shape = (len(phis), len(self.worse), len(chances) // len(phis) // len(self.worse))
-        share = chances.reshape(shape)[-1]
-        calm = calm.reshape(*shape, calm.shape[-1])[-1]
-        mean = np.einsum("dq,dqj->dj", share, calm)
         of_stable = 0.0 if self.place.alone else self.of * (1.0 - self.place.weight) * self.share
         return Growth(
             phis=phis,
             likelihood=likelihood.reshape(*shape, *likelihood.shape[1:]),
-            chances=np.cumsum(share, axis=1),
-            mean=mean,
-            variance=np.einsum("dq,dqj->dj", share, (calm - mean[:, None]) ** 2),
+            chances=np.cumsum(chances.reshape(shape)[-1], axis=1),
             lasting=lasting,
-            alike=_guessed(self.noise),
+            calm=None,
             learning=Learning(self.noise.phi, self.phi, of_stable) if learns else None,
         )
 
