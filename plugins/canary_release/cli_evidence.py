@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from canary_release.core.problems import CanaryError, FrameError
 from canary_release.core.release import Release
+from canary_release.core.values import Decision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +126,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     from canary_release.control.table_files import read_table
     from canary_release.core.noise_learning import learn
     from canary_release.core.replay import judged_again
+    from canary_release.core.wording import odds
 
     release = release_in(arguments.file)
     windows = read_table(arguments.windows)
@@ -135,12 +137,18 @@ def _judge(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         for sentence in (*(noise.sentences if noise else ()), *(judgements[-1].learned if judgements else ())):
             print(f"learned: {sentence}")
-    for at, row in enumerate(said.to_dict("records")):
-        if arguments.json:
+    rows = said.to_dict("records")
+    if arguments.json:
+        for at, row in enumerate(rows):
             whole = judgements[at].to_json() | {"decision": row["decision"], "reason": row["reason"]}
             print(json.dumps(whole, allow_nan=False))
-        else:
-            print(f"{row['window']:>6}  {row['decision']:<9} {row['evidence']:>10.3g} : 1  {row['reason']}")
+        return 0
+    ends = next((at for at, row in enumerate(rows) if row["decision"] == Decision.ROLL_BACK), len(rows) - 1)
+    for row in rows[: ends + 1]:
+        print(f"{row['window']:>6}  {row['decision']:<9} {odds(row['evidence']):>18}  {row['reason']}")
+    if left := len(rows) - ends - 1:
+        more = "1 more window" if left == 1 else f"{left:,} more windows"
+        print(f"{more} came after it; --json judges what came as if nobody had acted.")
     return 0
 
 

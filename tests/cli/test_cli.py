@@ -73,7 +73,8 @@ def test_judge_prints_a_line_a_window_and_sees_the_harm(tmp_path: Path, capsys: 
     learned, *lines = capsys.readouterr().out.splitlines()
     assert learned.startswith("learned: How errors clump is not known yet")
     assert len(lines) == 3
-    assert "roll_back" in lines[-1]
+    assert "roll_back" in lines[1]
+    assert lines[2] == "1 more window came after it; --json judges what came as if nobody had acted."
     assert main(["judge", SHOP, "--windows", str(table), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["decision"] == "roll_back"
 

@@ -14,6 +14,7 @@ import pytest
 from canary_release.cli import main
 from canary_release.control.real_desk import open_ledger
 from canary_release.core.frames import frame_from_windows, windows_from_frame
+from canary_release.core.wording import odds
 from control.test_rollout import release
 from control.world import BLUE, World, a_release
 from core.simulated import Traffic, rollout
@@ -171,7 +172,19 @@ def test_judge_as_json_gives_the_whole_judgement_a_line(file: str, windows: str,
 def test_judge_takes_a_history_of_the_service(file: str, windows: str, tmp_path: Path, capsys: Printed) -> None:
     history = written_table(tmp_path / "history.csv", Traffic(1000))
     assert main(["judge", file, "--windows", windows, "--history", history]) == 0
-    assert "roll_back" in capsys.readouterr().out.splitlines()[-1]
+    assert " roll_back " in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_judge_ends_with_the_rollback_and_says_how_much_came_after_it(
+    file: str, tmp_path: Path, capsys: Printed
+) -> None:
+    bad = written_table(tmp_path / "bad.csv", Traffic(1000, times=20.0))
+    assert main(["judge", file, "--windows", bad]) == 0
+    *_, last, after = capsys.readouterr().out.splitlines()
+    assert last.split()[1] == "roll_back"
+    left = int(after.split()[0])
+    assert after == f"{left} more windows came after it; --json judges what came as if nobody had acted."
+    assert int(last.split()[0]) + 1 + left == 80
 
 
 def test_judge_as_json_and_as_lines_use_the_same_history(
@@ -179,11 +192,14 @@ def test_judge_as_json_and_as_lines_use_the_same_history(
 ) -> None:
     history = written_table(tmp_path / "history.csv", Traffic(1000))
     assert main(["judge", file, "--windows", windows, "--history", history, "--json"]) == 0
-    found = [json.loads(line)["evidence"] for line in capsys.readouterr().out.splitlines()]
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert main(["judge", file, "--windows", windows, "--history", history]) == 0
     lines = capsys.readouterr().out.splitlines()
-    judged = [line for line in lines if not line.startswith("learned: ")]
-    assert [f"{evidence:.3g}" for evidence in found] == [line.split()[2] for line in judged]
+    judged = [line for line in lines if not line.startswith("learned: ") and "more window" not in line]
+    assert len(judged) >= 3
+    for row, line in zip(found, judged, strict=False):
+        assert line.startswith(f"{row['window']:>6}  {row['decision']}")
+        assert odds(row["evidence"]) in line
     assert any("of the service: counts are" in line for line in lines if line not in judged)
 
 
@@ -273,7 +289,7 @@ def test_export_goes_on_into_judge(tmp_path: Path, capsys: Printed) -> None:
     table = written(tmp_path / "windows.csv", capsys.readouterr().out)
     file = written(tmp_path / "shop.yaml", SHORT)
     assert main(["judge", file, "--windows", table]) == 0
-    assert "roll_back" in capsys.readouterr().out.splitlines()[-1]
+    assert " roll_back " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_export_of_an_unknown_rollout_is_one_sentence(capsys: Printed) -> None:
