@@ -251,11 +251,16 @@ def test_noisier_service_needs_longer() -> None:
 
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 def test_with_so_many_requests_that_instances_alone_decide_the_plan_says_what_the_judge_does(weight: float) -> None:
-    noise = Noise(1.5, 3.6, 0.3)
     known = replace(shop_traffic(20_000), canary_instances=2)
-    said = seen(harm_of(5), traffic=known, noise=noise, plan=(weight,)).steps[0].checks[0]
-    taken = windows_taken(harm_of(5), Traffic(20_000, times=5, plan=(weight,), windows=60), noise, 20)
-    assert after(taken, 0.5) / FACTOR - 1 <= said.usual_seconds / 30.0 <= FACTOR * after(taken, 0.5) + 1
+    said, taken = {}, {}
+    for wander in (0.22, 0.3):
+        noise = Noise(1.5, 40.0 * wander**2, wander)
+        said[wander] = seen(harm_of(5), traffic=known, noise=noise, plan=(weight,)).steps[0].checks[0].usual_seconds
+        found = windows_taken(harm_of(5), Traffic(20_000, times=5, plan=(weight,), windows=60), noise, 20)
+        taken[wander] = after(found, 0.5)
+    assert taken[0.22] / FACTOR - 1 <= said[0.22] / 30.0 <= FACTOR * taken[0.22] + 1
+    assert taken[0.3] == math.inf, "two standard deviations of what instances do, for half an hour"
+    assert said[0.3] / 30.0 > 60
 
 
 def test_harm_far_beyond_what_instances_do_is_seen_at_once_and_harm_within_it_is_not() -> None:

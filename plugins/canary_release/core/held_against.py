@@ -197,10 +197,20 @@ def _with_instances(harms: FloatArray, spread: FloatArray) -> tuple[FloatArray, 
 
     harms: logarithms, (J,) or (W, C, J).  The first result is (W, C, (1 + J) nodes).
     """
-    kinds = 1 + harms.shape[-1]
-    logs = np.minimum(spread, 2.0)[..., None] * _nodes_of(kinds)
-    logs[..., len(NODES) :] += harms.repeat(len(NODES), axis=-1)
-    return logs, (*spread.shape, kinds, len(NODES))
+    kinds, spread = 1 + harms.shape[-1], np.minimum(spread, 2.0)[..., None]
+    logs = spread * _nodes_of(kinds)
+    logs[..., len(NODES) :] += _whole_places(harms, SPACING * spread).repeat(len(NODES), axis=-1)
+    return logs, (*spread.shape[:-1], kinds, len(NODES))
+
+
+def _whole_places(harms: FloatArray, spacing: FloatArray) -> FloatArray:
+    """Harms as far from none as one place of the filter is from another, (W, C, J); spacing: on logarithms, (W, C, 1).
+
+    Else a canary that does not change, and is different from stable by what lies between two places, would be likelier
+    under some harm than under none in every window, and a long bake would roll it back.
+    """
+    places = np.maximum(np.rint(np.abs(harms) / np.maximum(spacing, 1e-12)), 1.0)
+    return np.where(spacing > 0.0, np.copysign(places * spacing, harms), harms)
 
 
 @cache

@@ -24,14 +24,14 @@ _FLIPS = PLACES - 1
 POSITIONS = (2.0 * np.arange(PLACES) - _FLIPS) / np.sqrt(_FLIPS)
 STATIONARY = np.array([comb(_FLIPS, place) for place in range(PLACES)]) / 2.0**_FLIPS
 SPACING = float(POSITIONS[1] - POSITIONS[0])
-NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(4)[::-1] + 0.5) / 4)  # Chebyshev: cubics through them stay close
+NODES = POSITIONS[-1] * np.cos(np.pi * (np.arange(5)[::-1] + 0.5) / 5)  # Chebyshev: quartics through them stay close
 _LARGEST, _FURTHEST = 1e250, 575.0
 _LONGEST, _LONGEST_CAPPED = 32, 8  # windows taken at a time; those after one that meets the cap are taken again
 _MOST = 60.0  # of a log likelihood ratio in one window, before the cap
 _SAFELY, _FAINT = 300.0, 1e-100  # how far sums may grow, on logarithms, and shrink without a new scale
 
 
-def _cubics(at: FloatArray) -> FloatArray:
+def _quartics(at: FloatArray) -> FloatArray:
     """From values at the nodes to values at other places, (nodes, places)."""
     columns = [np.prod([(at - b) / (a - b) for b in NODES if b != a], axis=0) for a in NODES]
     return np.array(columns)
@@ -50,9 +50,9 @@ def _modes() -> tuple[FloatArray, FloatArray]:
     return left, np.linalg.inv(left)
 
 
-_CUBICS = _cubics(POSITIONS)
+_QUARTICS = _quartics(POSITIONS)
 _ONES = np.ones(PLACES)
-_MIDDLE = _cubics(np.zeros(1))[:, 0]
+_MIDDLE = _quartics(np.zeros(1))[:, 0]
 _LEFT, _RIGHT = _modes()
 
 
@@ -220,7 +220,7 @@ def _chances(likelihood: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Likelihoods at the places, relative to the likeliest of the null, (W, 1 + J, C, Z); and the logarithm of the
     largest in each window, (W,).
     """
-    places = likelihood.transpose(0, 2, 1, 3) @ _CUBICS
+    places = likelihood.transpose(0, 2, 1, 3) @ _QUARTICS
     of_null = np.ascontiguousarray(places[:, 0].transpose(2, 0, 1))  # numpy is slow along an axis as short as the last
     places -= of_null.max(axis=0)[:, None, :, None]
     places.clip(-_MOST, _MOST, out=places)
