@@ -44,11 +44,11 @@ good canaries and nothing for bad ones.
 
 *Kept by no test in* counts the cells in which a promise asks for less time than the bound *with noise*, for fewer
 misses than *least missed*, or for a promotion before *soonest*: there the promise is a mistake, and no judge can keep
-it. *told* is a test that knows the noise exactly and has only to find the harm: with the judge's own stakes, true
-likelihoods, window by window, and no rule that one window may not decide (`include/bench/told.py`). *Nor by told in*
-counts the cells, those of no test among them, in which it does not keep the promise either. A peer is compared with the
-judge only where it is as careful, with at most 1 % false rollbacks over all good canaries under the same noise and
-traffic; a miss counts as the rest of the rollout.
+it. *told* is a test that knows the noise exactly and has only to find the harm: with the judge's own stakes, the true
+likelihoods window by window, and no window that decides alone (`include/bench/told.py`). *Nor by told in* counts the
+cells, those of no test among them, in which it does not keep the promise either. A peer is compared with the judge only
+where it is as careful, with at most 1 % false rollbacks over all good canaries under the same noise and traffic; a miss
+counts as the rest of the rollout.
 """
 
 

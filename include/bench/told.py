@@ -3,9 +3,9 @@
 Like the judge it compares both sides window by window and knows no rates; half of what it may risk is on errors and
 half on latency, each spread over the same sizes of harm and over when it begins; it rolls back at evidence of 1/alpha.
 Its likelihoods are the true ones. Counts are compared given their sum; Poisson clumps of geometric size with the rate
-integrated out; where instances wander, by a filter that knows the deviation and the duration of that noise. What the
-judge takes longer is the price of not knowing the noise. Only other stakes could be faster, and what they gain for one
-harm they take from another.
+integrated out; where instances wander, by a filter that knows the deviation and the duration of that noise. One window
+may say no more to it than to the judge, so that none decides alone. What the judge takes longer is the price of not
+knowing the noise. Only other stakes could be faster, and what they gain for one harm they take from another.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ import numpy as np
 from bench.oracle import ALPHA, first_crossing
 from bench.traffic import CANARY, STABLE, FloatArray, IntArray, NoiseKind, Plan, Rollouts, Service
 from canary_release.core.clump_counts import log_chance
-from canary_release.core.error_evidence import HARM_FACTORS
+from canary_release.core.error_evidence import CAP, HARM_FACTORS
 from canary_release.core.latency_evidence import ODDS_FACTORS, odds_log_likelihood
 from canary_release.core.mixture import restart_weights
+from canary_release.core.noise_filter import REACH
 from canary_release.core.observations import Arms
 from canary_release.core.release import Limit, LimitKind
 
@@ -26,6 +27,7 @@ RATES = np.exp(np.linspace(-2.5, 2.5, 51))  # in parts of both sides' rate toget
 TOLD = "told"
 AT_ONCE = 50  # rollouts, for the memory's sake
 _CERTAIN = 1e9
+_CAPPED = float(np.exp(CAP))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def _arms(events: IntArray, of: IntArray) -> Arms:
     return Arms(some[CANARY], all_of[CANARY], some[STABLE], all_of[STABLE], known, known)
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # of a canary without requests, which says nothing
 def _clumped(arms: Arms, times: FloatArray, clump: float) -> FloatArray:
     """ln of the chance of both sides' counts, every rate as likely as any other on a logarithmic scale.
 
@@ -126,12 +129,15 @@ def _mixture(log_likelihood: FloatArray, times: FloatArray, seen: Rollouts) -> F
     stakes, to_come = restart_weights(first, len(plan.ladder), plan.windows), 1.0
     state = np.zeros((len(chances), *times.shape))
     state[:, 0] = usual
-    found = np.empty(chances.shape[:2])
+    found, ratio = np.empty(chances.shape[:2]), np.zeros(len(chances))
     for at, stake in enumerate(stakes.tolist()):
         state[:, 1:] += stake / harms * state[:, :1]
         state = (state @ moves) * np.exp(np.clip(chances[:, at], -200.0, 200.0))
         state /= state[:, 0].sum(axis=-1)[:, None, None]
-        np.minimum(state, _CERTAIN, out=state)
+        most = np.clip(_CAPPED * (ratio + stake), REACH, _CERTAIN)
+        ratio = state[:, 1:].sum(axis=(1, 2))
+        state[:, 1:] *= np.minimum(most / np.maximum(ratio, 1e-300), 1.0)[:, None, None]
+        ratio = np.minimum(ratio, most)
         to_come -= stake
-        found[:, at] = state[:, 1:].sum(axis=(1, 2)) + to_come
+        found[:, at] = ratio + to_come
     return found

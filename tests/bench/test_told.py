@@ -32,7 +32,7 @@ def test_its_evidence_is_no_more_than_1_on_average_where_nothing_is_wrong(noise:
     seen = simulate(Service(rate=20.0, errors=0.01, instances=4, noise=noise), plan, Regression(), 20_000, 72)
     told, everything = Told(), slice(None)
     for evidence in (told.of_errors(seen, everything)[:, -1], told.of_latency(seen, everything)[:, -1]):
-        assert 0.5 < evidence.mean() < 1.02 + 3.0 * evidence.std() / np.sqrt(len(evidence))
+        assert 0.2 < evidence.mean() < 1.02 + 3.0 * evidence.std() / np.sqrt(len(evidence))
 
 
 @pytest.mark.parametrize("noise", [NOISES["clumps"], NOISES["instances"]], ids=["clumps", "instances"])
