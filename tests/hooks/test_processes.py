@@ -78,9 +78,11 @@ def test_the_environment_is_added_to_and_taken_from(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_parent_that_is_told_to_end_takes_its_children_with_it(tmp_path: Path, number: signal.Signals) -> None:
     script = f"""
+import signal
 import time
 from pathlib import Path
 from demo.processes import Process, unwind_on_terminate
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, these tests too, ignore it
 with unwind_on_terminate(), Process({FAMILY!r}, log=Path({str(tmp_path / "child.log")!r})) as child:
     child.wait_until(lambda: len(child.session_members()) == 3, 5, "have its children")
     print(*child.session_members(), flush=True)
