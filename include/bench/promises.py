@@ -124,24 +124,29 @@ def _against_oracle(own: Sequence[Row], rows: Sequence[Row]) -> Iterator[Finding
         times = TIMES_ORACLE_INSTANCES if "; instances " in row.cell else TIMES_ORACLE
         return times * oracle[row.cell].mean + GRACE
 
-    yield from Promise(
+    yield from _mean_time(
         "mean time ≤ 1.5 × oracle + 60 s (2.5 × with instance noise)",
-        lambda row: row.mean,
         allowed,
-        lambda row: f"{took(row)}, allowed {allowed(row):.0f} s (oracle {oracle[row.cell].mean:.0f} s)",
-        lambda row: never_faster(row, allowed(row), told),
+        lambda row: f"oracle {oracle[row.cell].mean:.0f} s",
+        told,
     ).held_against(bad)
-
-    def left(row: Row) -> float:
-        return TIMES_BOUND * row.noisy_bound + GRACE
-
-    yield from Promise(
+    yield from _mean_time(
         "mean time ≤ 1.5 × bound with noise + 60 s, of what noise leaves",
-        lambda row: row.mean,
-        left,
-        lambda row: f"{took(row)}, allowed {left(row):.0f} s (bound with noise {row.noisy_bound:.0f} s)",
-        lambda row: never_faster(row, left(row), told),
+        lambda row: TIMES_BOUND * row.noisy_bound + GRACE,
+        lambda row: f"bound with noise {row.noisy_bound:.0f} s",
+        told,
     ).held_against([row for row in bad if math.isfinite(row.noisy_bound)])  # enough to be certain before the end
+
+
+def _mean_time(words: str, most: Callable[[Row], float], measure: Callable[[Row], str], told: Beside) -> Promise:
+    """most: seconds, of each row.  measure: what these were taken from, in words."""
+    return Promise(
+        words,
+        lambda row: row.mean,
+        most,
+        lambda row: f"{took(row)}, allowed {most(row):.0f} s ({measure(row)})",
+        lambda row: never_faster(row, most(row), told),
+    )
 
 
 def took(row: Row) -> str:

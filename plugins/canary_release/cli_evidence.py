@@ -134,15 +134,14 @@ def _judge(arguments: argparse.Namespace) -> int:
     noise = None if history is None else learn(release, history)
     with _named(arguments.windows):
         said, judgements = judged_again(release, windows, noise=noise)
-    if not arguments.json:
-        for sentence in (*(noise.sentences if noise else ()), *(judgements[-1].learned if judgements else ())):
-            print(f"learned: {sentence}")
     rows = said.to_dict("records")
     if arguments.json:
         for at, row in enumerate(rows):
             whole = judgements[at].to_json() | {"decision": row["decision"], "reason": row["reason"]}
             print(json.dumps(whole, allow_nan=False))
         return 0
+    for sentence in (*(noise.sentences if noise else ()), *(judgements[-1].learned if judgements else ())):
+        print(f"learned: {sentence}")
     ends = next((at for at, row in enumerate(rows) if row["decision"] == Decision.ROLL_BACK), len(rows) - 1)
     for row in rows[: ends + 1]:
         print(f"{row['window']:>6}  {row['decision']:<9} {odds(row['evidence']):>18}  {row['reason']}")

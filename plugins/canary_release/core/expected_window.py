@@ -19,6 +19,7 @@ from canary_release.core.noise_filter import NODES, of_harm
 from canary_release.core.observations import Arms, Timeline
 from canary_release.core.record import FloatArray, IntArray
 from canary_release.core.service_traffic import ServiceTraffic
+from canary_release.core.weigh import assumed_wander
 
 _FURTHEST = 2.5  # standard deviations
 _SIZES = 6  # of clumps for which evidence is worked out
@@ -173,8 +174,7 @@ class Window:
 
 def _guessed(noise: Noise) -> bool:
     """Whether it is only allowed for that instances wander."""
-    own = (noise.tau2, noise.deviation)
-    return any(own == (default.tau2, default.deviation) for default in (DEFAULT_NOISE, DEFAULT_LATENCY_NOISE))
+    return any(assumed_wander(noise, default) is not None for default in (DEFAULT_NOISE, DEFAULT_LATENCY_NOISE))
 
 
 def timeline(place: Place, rows: int) -> Timeline:
