@@ -1,11 +1,14 @@
 """What the judge has learned of stable's noise during a rollout, or only assumes, as a sentence beside the verdict."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from canary_release.core.observations import ERROR_RATE
 from canary_release.core.units import say_duration
 from canary_release.core.wording import seconds as latency
 
+# Whose clumps are learned, -1 for nobody's, and by how much instances are assumed to differ.
+Teacher = tuple[int, float | None]
 RECENT = 1200.0  # seconds before a window of which clumps are told: older ones count for less than a sixteenth
 _SINGLE, _PAIRS = 1.5, 2.0  # errors that come together on average, up to which these words are right
 
@@ -32,6 +35,13 @@ class Learned:
         if self.edge is not None:
             return f"requests slower than {latency(self.edge)}"
         return "errors" if self.metric == ERROR_RATE else f"events of {self.metric}"
+
+
+def once_each(teachers: Sequence[Teacher], learned: Callable[[int, Teacher], Learned]) -> list[Learned | None]:
+    """What each column has learned; ``learned`` is asked for the first column of each teacher only."""
+    first = {teacher: column for column, teacher in reversed(list(enumerate(teachers)))}
+    known = {teacher: learned(column, teacher) for teacher, column in first.items()}
+    return [known[teacher] for teacher in teachers]
 
 
 def learned_sentence(learned: Learned, seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Checks weighed against windows, a kind at a time: what each kind adds for new windows, and keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from canary_release.core.held_against import (
     safe_likelihoods,
     within_limit,
 )
-from canary_release.core.learned_words import Learned
+from canary_release.core.learned_words import Learned, Teacher, once_each
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, DEFAULT_NOISE, Noise
 from canary_release.core.noise_filter import FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline, NoiseReport
@@ -235,17 +235,16 @@ class WeighedProportions(Weighed):
         return replace(self._par, phi=np.where(self._learns, found[:, self._series], self._par.phi))
 
     def learned(self, at: int, since: int) -> list[Learned | None]:
-        teachers = list(zip(np.where(self._learns, self._series, -1).tolist(), self._assumed, strict=True))
-        known: dict[Hashable, Learned] = {}
-        for column, (series, wander) in enumerate(teachers):
-            if (series, wander) in known:
-                continue
-            phi, seen, metric, events = 1.0, 0.0, None, 0
-            if series >= 0:
-                phi, seen = self._seen.array[at, series].tolist()
-                metric, events = self._metrics[column], int(self.counts.array[since:at, column, 2].sum())
-            known[series, wander] = Learned(metric, None, phi, seen, events, wander)
-        return [known[teacher] for teacher in teachers]
+        def of(column: int, teacher: Teacher) -> Learned:
+            series, wander = teacher
+            if series < 0:
+                return Learned(None, wander=wander)
+            phi, seen = self._seen.array[at, series].tolist()
+            events = int(self.counts.array[since:at, column, 2].sum())
+            return Learned(self._metrics[column], None, phi, seen, events, wander)
+
+        series = np.where(self._learns, self._series, -1).tolist()
+        return once_each(list(zip(series, self._assumed, strict=True)), of)
 
 
 def assumed_wander(noise: Noise, default: Noise) -> float | None:

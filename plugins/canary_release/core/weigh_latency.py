@@ -1,6 +1,6 @@
 """Latency checks weighed against histograms: at the bucket edges that say most about each check."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from canary_release.core.held_against import (
     odds_likelihoods,
     safe_likelihoods,
 )
-from canary_release.core.learned_words import Learned
+from canary_release.core.learned_words import Learned, Teacher, once_each
 from canary_release.core.noise import DEFAULT_LATENCY_NOISE, Noise
 from canary_release.core.noise_filter import NODES, FilteredMixture, FilteredStep, of_harm
 from canary_release.core.noise_report import Baseline
@@ -82,21 +82,19 @@ class WeighedLatency(Weighed):
         if scale is None:
             return [None] * len(self.checks)
         others = int(self._others.array[: at + 1].sum())
-        learns = self._learns[self._starts] & (not scale.told)
-        edges = np.where(learns, self.edge.array[at], -1).tolist()
-        teachers = list(zip(edges, self._assumed, strict=True))
-        known: dict[Hashable, Learned] = {}
-        for column, (edge, wander) in enumerate(teachers):
-            if (edge, wander) in known:
-                continue
-            told = None if scale.told else wander
+
+        def of(column: int, teacher: Teacher) -> Learned:
+            edge, wander = teacher
             if edge < 0:
-                known[edge, wander] = Learned(None, wander=told, others=others)
-                continue
+                return Learned(None, wander=wander, others=others)
             phi, seen = self._seen.array[at, edge].tolist()
             events = int(self.slower.array[since:at, 1, edge].sum())
-            known[edge, wander] = Learned(self.checks[column].metric, self.edges[edge], phi, seen, events, told, others)
-        return [known[teacher] for teacher in teachers]
+            return Learned(self.checks[column].metric, self.edges[edge], phi, seen, events, wander, others)
+
+        learns = self._learns[self._starts] & (not scale.told)
+        edges = np.where(learns, self.edge.array[at], -1).tolist()
+        assumed = [None] * len(self.checks) if scale.told else self._assumed
+        return once_each(list(zip(edges, assumed, strict=True)), of)
 
     def extend(self, record: Record, scene: Scene) -> None:
         """Once there are edges, all later records have them."""
